@@ -1,0 +1,1 @@
+"""Training: losses, data, checkpoints, and the world of shapes that nano renders."""
