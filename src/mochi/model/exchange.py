@@ -1,0 +1,160 @@
+"""The first of the three hooks: how tokens and frames reach a module that is only given a part.
+
+On one device with the whole video both exchanges are trivial. When tokens are spread over devices,
+or a video is decoded piece by piece, another object with the same methods is handed in, and the
+networks stay as they are.
+"""
+
+# Shapes: B batch, S any number of tokens, N visual tokens, L text tokens, H heads, K head_dim,
+#         P pixels, T frames, C channels. A lower-case letter is this device's share.
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Softmax attention without a mask: q, k, v of `(B, S, H, K)` to an output like q."""
+
+
+def attend(q_BSHK: Tensor, k_BSHK: Tensor, v_BSHK: Tensor) -> Tensor:
+    """PyTorch's scaled-dot-product attention, scale `K ** -0.5`."""
+    out_BHSK = F.scaled_dot_product_attention(
+        q_BSHK.transpose(1, 2), k_BSHK.transpose(1, 2), v_BSHK.transpose(1, 2)
+    )
+    return out_BHSK.transpose(1, 2)
+
+
+class TokenExchange(Protocol):
+    """Moves visual tokens and attention heads between the devices that share one video.
+
+    Between blocks every device holds its own visual tokens and all text tokens; inside attention
+    it holds all tokens of its own heads.
+    """
+
+    def split_tokens(self, x_BNC: Tensor) -> Tensor:
+        """All visual tokens to this device's; also used on the rotary factors."""
+        ...
+
+    def gather_tokens(self, x_BnC: Tensor) -> Tensor:
+        """This device's visual tokens to all of them, in order."""
+        ...
+
+    def tokens_to_heads(
+        self, q_BnHK: Tensor, k_BnHK: Tensor, v_BnHK: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """My tokens of all heads to all tokens of my heads."""
+        ...
+
+    def heads_to_tokens(self, out_BNhK: Tensor) -> Tensor:
+        """All tokens of my heads to my tokens of all heads."""
+        ...
+
+    def text_heads(self, y_BLHK: Tensor) -> Tensor:
+        """My heads of the text, which every device holds whole."""
+        ...
+
+    def gather_text_heads(self, out_BLhK: Tensor) -> Tensor:
+        """All heads of the text, from every device's own."""
+        ...
+
+
+class OneDevice:
+    """The `TokenExchange` of a single device: everything is already here."""
+
+    def split_tokens(self, x_BNC: Tensor) -> Tensor:
+        return x_BNC
+
+    def gather_tokens(self, x_BnC: Tensor) -> Tensor:
+        return x_BnC
+
+    def tokens_to_heads(
+        self, q_BnHK: Tensor, k_BnHK: Tensor, v_BnHK: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return q_BnHK, k_BnHK, v_BnHK
+
+    def heads_to_tokens(self, out_BNhK: Tensor) -> Tensor:
+        return out_BNhK
+
+    def text_heads(self, y_BLHK: Tensor) -> Tensor:
+        return y_BLHK
+
+    def gather_text_heads(self, out_BLhK: Tensor) -> Tensor:
+        return out_BLhK
+
+
+class FrameExchange(Protocol):
+    """Brings a causal layer what came before the frames it is given.
+
+    `layer` tells the calls of different layers apart.
+    """
+
+    @property
+    def at_start(self) -> bool:
+        """Whether the frames at hand begin with the video's first."""
+        ...
+
+    def frames_before(self, layer: nn.Module, x_BCTHW: Tensor, count: int) -> Tensor:
+        """The `count` frames before `x` at this layer: the video's first, repeated, at its
+        start, and otherwise the last of what this layer saw before."""
+        ...
+
+    def keys_values(
+        self, layer: nn.Module, k_PHTK: Tensor, v_PHTK: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Keys and values of all frames so far, those at hand last."""
+        ...
+
+
+class WholeVideo:
+    """The `FrameExchange` of a video that is processed in one piece."""
+
+    at_start = True
+
+    def frames_before(self, layer: nn.Module, x_BCTHW: Tensor, count: int) -> Tensor:
+        return x_BCTHW[:, :, :1].expand(-1, -1, count, -1, -1)
+
+    def keys_values(
+        self, layer: nn.Module, k_PHTK: Tensor, v_PHTK: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        return k_PHTK, v_PHTK
+
+
+class FrameStream:
+    """The `FrameExchange` of a video that arrives in chunks, in order, on one device.
+
+    Convolutions are causal and norms work on single frames, so the last two input frames of each
+    convolution are all that the next chunk needs: the streamed result is the one-shot result.
+    Call `advance` after each chunk.
+    """
+
+    def __init__(self) -> None:
+        self.at_start = True
+        self._frames: dict[nn.Module, Tensor] = {}
+        self._keys_values: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+
+    def advance(self) -> None:
+        """The chunk went through every layer; the next one follows it."""
+        self.at_start = False
+
+    def frames_before(self, layer: nn.Module, x_BCTHW: Tensor, count: int) -> Tensor:
+        before = self._frames.get(layer)
+        if before is None:
+            before = x_BCTHW[:, :, :1].expand(-1, -1, count, -1, -1)
+        seen = x_BCTHW if x_BCTHW.shape[2] >= count else torch.cat([before, x_BCTHW], dim=2)
+        self._frames[layer] = seen[:, :, -count:].clone()
+        return before
+
+    def keys_values(
+        self, layer: nn.Module, k_PHTK: Tensor, v_PHTK: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        if layer in self._keys_values:
+            k_before, v_before = self._keys_values[layer]
+            k_PHTK = torch.cat([k_before, k_PHTK], dim=2)
+            v_PHTK = torch.cat([v_before, v_PHTK], dim=2)
+        self._keys_values[layer] = k_PHTK, v_PHTK
+        return k_PHTK, v_PHTK
