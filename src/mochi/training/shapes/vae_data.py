@@ -80,11 +80,10 @@ def _broad_clip(rng: np.random.Generator, frames: int, height: int, width: int) 
 
 def _colour(rng: np.random.Generator, named: Mapping[str, Rgb]) -> Field:
     """A colour (3, 1, 1, 1) in 0..255: one of the named ones now and then, otherwise any."""
+    colour = rng.uniform(0, 255, 3).astype(np.float32)
     if rng.random() < 0.2:
-        values = tuple(named.values())[rng.integers(len(named))]
-    else:
-        values = rng.uniform(0, 255, 3)
-    return np.array(values, dtype=np.float32)[:, None, None, None]
+        colour[:] = tuple(named.values())[rng.integers(len(named))]
+    return colour[:, None, None, None]
 
 
 def _background(rng: np.random.Generator, height: int, width: int) -> Field:
@@ -96,7 +95,7 @@ def _background(rng: np.random.Generator, height: int, width: int) -> Field:
     x, y = pixel_grid(height, width)
     angle = rng.uniform(0, 2 * np.pi)
     slope = (x / width - 0.5) * np.cos(angle) + (y / height - 0.5) * np.sin(angle)
-    share = np.clip(slope / np.sqrt(2) + 0.5, 0, 1).astype(np.float32)
+    share: Field = np.clip(slope / np.sqrt(2) + 0.5, 0, 1).astype(np.float32)
     return near + share * (far - near)
 
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mochi.core.errors import RequestError
 from mochi.training.shapes.outlines import OUTLINES, Field, coverage, pixel_grid
 
 Rgb = tuple[int, int, int]
@@ -49,6 +50,8 @@ DIRECTIONS: Mapping[str, tuple[int, int]] = MappingProxyType(
 )
 MOTIONS = (*DIRECTIONS, "grows", "shrinks", "stays still")
 
+AXES = (tuple(COLOURS), SHAPES, MOTIONS, tuple(BACKGROUNDS))  # in the order of a Combo
+
 FRAMES, HEIGHT, WIDTH = 25, 64, 64
 RADIUS_RANGE = (8.0, 12.0)
 TRAVEL_RANGE = (16.0, 24.0)
@@ -69,16 +72,13 @@ class Combo(NamedTuple):
     motion: str
     background: str
 
-    def __str__(self) -> str:
-        return f"a {self.colour} {self.shape} {self.motion} on a {self.background} background"
-
 
 @dataclass(frozen=True)
 class Scene:
     """A combination with its free numbers: radius, travel and an offset of the path, in pixels.
 
     Raises:
-        ValueError: an attribute or number outside the world.
+        RequestError: an attribute or number outside the world.
     """
 
     colour: str
@@ -91,11 +91,14 @@ class Scene:
     offset_y: float = 0.0
 
     def __post_init__(self) -> None:
+        """Refuse what this world does not have."""
         check_combo(self.combo)
         for name, limits in (("radius", RADIUS_RANGE), ("travel", TRAVEL_RANGE)):
             value = getattr(self, name)
             if not limits[0] <= value <= limits[1]:
-                raise ValueError(f"{name}={value} is outside {limits[0]:g}..{limits[1]:g} pixels")
+                nearest = min(max(value, limits[0]), limits[1])
+                rule = f"is outside {limits[0]:g}..{limits[1]:g} pixels"
+                raise RequestError(name, value, rule, nearest)
 
     @property
     def combo(self) -> Combo:
@@ -104,23 +107,20 @@ class Scene:
 
 
 def check_combo(combo: Combo) -> None:
-    """Raise ValueError, with the legal values, when an attribute is not of this world."""
-    for field, value, legal in zip(Combo._fields, combo, _AXES, strict=True):
+    """Raise RequestError, with the legal values, when an attribute is not of this world."""
+    for field, value, legal in zip(Combo._fields, combo, AXES, strict=True):
         if value not in legal:
-            raise ValueError(f"{field}={value!r} is none of {', '.join(legal)}")
-
-
-_AXES = (tuple(COLOURS), SHAPES, MOTIONS, tuple(BACKGROUNDS))
+            raise RequestError(field, value, f"is none of {', '.join(legal)}")
 
 
 def all_combinations() -> tuple[Combo, ...]:
     """All 6 x 3 x 7 x 4 = 504 combinations in a fixed order."""
-    return tuple(Combo(*values) for values in product(*_AXES))
+    return tuple(Combo(*values) for values in product(*AXES))
 
 
 def held_out(combo: Combo) -> bool:
     """Whether a combination belongs to the tenth that is never trained (50 of 504)."""
-    places = (axis.index(value) for axis, value in zip(_AXES, combo, strict=True))
+    places = (axis.index(value) for axis, value in zip(AXES, combo, strict=True))
     total = sum(weight * place for weight, place in zip(_HELD_OUT_WEIGHTS, places, strict=True))
     return total % _HELD_OUT_EVERY == 0
 
@@ -132,7 +132,14 @@ def scene_of(combo: Combo, rng: np.random.Generator) -> Scene:
 
 def random_scene(rng: np.random.Generator) -> Scene:
     """Any scene of the world; the attributes are independent and evenly likely."""
-    return scene_of(Combo(*(axis[rng.integers(len(axis))] for axis in _AXES)), rng)
+    return scene_of(Combo(*(axis[rng.integers(len(axis))] for axis in AXES)), rng)
+
+
+def training_scene(rng: np.random.Generator) -> Scene:
+    """Any scene of the world whose combination is not held out."""
+    while held_out((scene := random_scene(rng)).combo):
+        pass
+    return scene
 
 
 class Path(NamedTuple):
