@@ -1,8 +1,9 @@
-"""A word-level tokenizer for small models: one id per known word, saved as a Hugging Face tokenizer folder.
+"""A word-level tokenizer for small models, saved as a Hugging Face tokenizer folder.
 
-T5's own vocabulary of 32,128 pieces would be most of a small model's weights. A model that knows a small
-world needs a few hundred words, so each gets one id. The ids of the special tokens are T5's (SPEC section 3
-speaks of padding and `</s>`): a `T5EncoderModel` reads the result like that of its own tokenizer.
+T5's own vocabulary of 32,128 pieces would be most of a small model's weights. A model that knows a
+small world needs a few hundred words, so each gets one id. The ids of the special tokens are T5's
+(SPEC 3 speaks of padding and `</s>`): a `T5EncoderModel` reads the result like that of its
+own tokenizer.
 """
 
 from __future__ import annotations
@@ -22,16 +23,15 @@ PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
 SPECIAL_TOKENS = (PAD, END, UNKNOWN)  # ids 0, 1, 2, as in T5
 
 
-def build_word_tokenizer(
-    words: Iterable[str], folder: str | Path, max_tokens: int = 256
-) -> Path:
+def build_word_tokenizer(words: Iterable[str], folder: str | Path, max_tokens: int = 256) -> Path:
     """Writes a tokenizer that knows `words` into `folder` and returns the folder.
 
-    Prompts are read without regard to case, accents and punctuation: "A RED ball!" is `a red ball </s>`. Words it does
-    not know become `<unk>`. The same words in any order give the same bytes.
+    Prompts are read without regard to case, accents and punctuation: "A RED ball!" is `a red ball
+    </s>`. Words it does not know become `<unk>`. The same words in any order give the same bytes.
 
     Args:
-        words: the vocabulary; each must be one word once case and punctuation are gone. Repeats are welcome.
+        words: the vocabulary; each must be one word once case and punctuation are gone. Repeats
+            are welcome.
         folder: made when it does not exist; `AutoTokenizer.from_pretrained(folder)` reads it.
         max_tokens: tokens a prompt may have, `</s>` included.
 

@@ -1,0 +1,1 @@
+"""Sampling: schedules are numbers, solvers are functions, guidance wraps a velocity."""

@@ -1,0 +1,1 @@
+"""Text: prompts to T5 features, and tokenizers for small models."""
