@@ -1,0 +1,158 @@
+"""Tensors in files, opened lazily: a file is mapped into memory, a tensor is a view of the map.
+
+The map is private (copy-on-write). A parameter that is trained or patched in place gets pages of
+its own at the first write; the file never changes. What is only read stays in the page cache,
+which the system can drop and share: no second copy.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import platform
+import stat
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from math import prod
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from torch import Tensor
+
+from mochi.core.errors import WeightsError
+from mochi.weights.header import Header, TensorInfo, read_header
+
+StrPath = str | os.PathLike[str]
+
+# Python names MAP_NORESERVE from 3.13 on. Without it Linux refuses to map a file larger than the
+# memory privately: it would count every page as one that may be copied.
+_USUAL_LINUX = sys.platform == "linux" and platform.machine() in ("x86_64", "aarch64", "riscv64")
+_NO_RESERVE: int = getattr(mmap, "MAP_NORESERVE", 0x4000 if _USUAL_LINUX else 0)
+
+
+class TensorFile:
+    """One .safetensors file: its header checked at once, its tensors mapped on demand.
+
+    Attributes:
+        path: the file.
+        header: names, dtypes, shapes, places, and the file's own metadata.
+        file_bytes: its size.
+
+    Raises:
+        WeightsError: no such file, unreadable, no regular file, truncated, not safetensors.
+    """
+
+    def __init__(self, path: StrPath):
+        self.path = Path(path)
+        try:
+            with _open_regular(self.path) as file:
+                self.file_bytes = os.fstat(file.fileno()).st_size
+                self.header: Header = read_header(file, self.file_bytes)
+                self._map = _map_privately(file, self.file_bytes)
+        except OSError as error:
+            raise WeightsError(f"cannot be read: {error.strerror or error}", self.path) from error
+        except WeightsError as error:
+            raise WeightsError(str(error), self.path) from None
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The strings that whoever wrote the file put beside the tensors."""
+        return self.header.metadata
+
+    def names(self) -> list[str]:
+        """All names, in the order of the header."""
+        return list(self.header.tensors)
+
+    def info(self, name: str) -> TensorInfo:
+        """Dtype, shape and place of a tensor.
+
+        Raises:
+            WeightsError: no tensor has this name.
+        """
+        try:
+            return self.header.tensors[name]
+        except KeyError:
+            raise WeightsError(f"holds no tensor {name!r}", self.path) from None
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor, without touching its data."""
+        return self.info(name).shape
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Dtype of a tensor, without touching its data."""
+        return self.info(name).dtype
+
+    def tensor(self, name: str) -> Tensor:
+        """A tensor that shares the map. It may be written to: the file will not change.
+
+        It stays valid when this object is gone. Only data that the file does not align to its
+        dtype are copied.
+        """
+        info = self.info(name)
+        count = prod(info.shape)
+        if not count:
+            return torch.empty(info.shape, dtype=info.dtype)
+        if info.start % info.dtype.itemsize:
+            raw = torch.frombuffer(
+                self._map, dtype=torch.uint8, count=info.end - info.start, offset=info.start
+            )
+            return raw.clone().view(info.dtype).view(info.shape)
+        flat = torch.frombuffer(self._map, dtype=info.dtype, count=count, offset=info.start)
+        return flat.view(info.shape)
+
+
+class TensorFiles:
+    """The tensors of several files (the shards of one checkpoint) as one.
+
+    Raises:
+        WeightsError: a file cannot be used, or two hold a tensor of the same name.
+    """
+
+    def __init__(self, paths: Iterable[StrPath]):
+        self.files: Sequence[TensorFile] = tuple(TensorFile(path) for path in paths)
+        self._owner: dict[str, TensorFile] = {}
+        for file in self.files:
+            for name in file.names():
+                other = self._owner.setdefault(name, file)
+                if other is not file:
+                    raise WeightsError(f"holds {name!r}, as does {other.path}", file.path)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name to shape, over all files."""
+        return {name: file.shape(name) for name, file in self._owner.items()}
+
+    @property
+    def label(self) -> str:
+        """The path for messages: the file, or the first shard and how many follow."""
+        first, more = self.files[0].path, len(self.files) - 1
+        return f"{first} (and {more} more)" if more else str(first)
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Dtype of a tensor, without touching its data."""
+        return self._owner[name].dtype(name)
+
+    def tensor(self, name: str) -> Tensor:
+        """As `TensorFile.tensor`."""
+        return self._owner[name].tensor(name)
+
+
+def _open_regular(path: Path) -> BinaryIO:
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise WeightsError("is a folder, not a .safetensors file")
+    if not stat.S_ISREG(mode):  # opening a pipe would wait for ever
+        raise WeightsError("is no regular file")
+    return path.open("rb")
+
+
+def _map_privately(file: BinaryIO, file_bytes: int) -> mmap.mmap:
+    if sys.platform == "win32":
+        return mmap.mmap(file.fileno(), file_bytes, access=mmap.ACCESS_COPY)
+    return mmap.mmap(
+        file.fileno(),
+        file_bytes,
+        flags=mmap.MAP_PRIVATE | _NO_RESERVE,
+        prot=mmap.PROT_READ | mmap.PROT_WRITE,
+    )
