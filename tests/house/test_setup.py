@@ -59,6 +59,44 @@ def test_no_python_and_no_venv_are_said(tmp_path: Path) -> None:
     assert "'nowhere' does not run" in find_python(tmp_path, "nowhere").stderr
 
 
+def install(folder: Path, *, nvidia: bool, system: str = "Linux") -> tuple[list[str], str]:
+    """What scripts/install asks pip for, and the constraints it leaves, with a pip that only listens."""
+    (folder / "bin").mkdir()
+    command(folder / "bin", "nvidia-smi", "echo 'GPU 0: H100'" if nvidia else "exit 9")
+    command(folder / "bin", "uname", f"echo {system}")
+    # No torch yet; pip writes down what it is asked for.
+    body = f'case "$*" in *metadata*) exit 1;; *"pip "*) echo "$@" >>"{folder}/asked";; esac'
+    command(folder / "bin", "python", body)
+    subprocess.run(
+        [SH, str(REPOSITORY / "scripts" / "install"), str(folder), "dev"],
+        cwd=REPOSITORY,
+        env={**os.environ, "PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"},
+        check=True,
+        timeout=60,
+    )
+    asked = (folder / "asked").read_text().splitlines()
+    return asked, (folder / "constraints.txt").read_text()
+
+
+def test_a_machine_without_nvidia_asks_for_the_cpu_build_first(tmp_path: Path) -> None:
+    asked, pins = install(tmp_path, nvidia=False)
+    assert [line.split()[-1] for line in asked] == ["torch==2.13.0+cpu", ".[dev]"]
+    assert "torch==2.13.0\n" in pins
+
+
+def test_a_machine_with_nvidia_is_free_to_take_the_newest_build(tmp_path: Path) -> None:
+    asked, pins = install(tmp_path, nvidia=True)
+    assert [line.split()[-1] for line in asked] == [".[dev]"]
+    assert "torch==" not in pins
+    assert "numpy==" in pins
+
+
+def test_a_mac_takes_the_pinned_build(tmp_path: Path) -> None:
+    asked, pins = install(tmp_path, nvidia=False, system="Darwin")
+    assert [line.split()[-1] for line in asked] == [".[dev]"]
+    assert "torch==2.13.0\n" in pins
+
+
 def test_every_direct_dependency_is_pinned_within_its_range() -> None:
     pins = {canonicalize_name(name): pin for name, pin in (line.split("==") for line in PINS)}
     lists = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
