@@ -60,7 +60,7 @@ def test_no_python_and_no_venv_are_said(tmp_path: Path) -> None:
 
 
 def install(folder: Path, *, nvidia: bool, system: str = "Linux") -> tuple[list[str], str]:
-    """What scripts/install asks pip for, and the constraints it leaves, with a pip that only listens."""
+    """What scripts/install asks a pip that only listens for, and the constraints it leaves."""
     (folder / "bin").mkdir()
     command(folder / "bin", "nvidia-smi", "echo 'GPU 0: H100'" if nvidia else "exit 9")
     command(folder / "bin", "uname", f"echo {system}")
@@ -70,7 +70,7 @@ def install(folder: Path, *, nvidia: bool, system: str = "Linux") -> tuple[list[
     subprocess.run(
         [SH, str(REPOSITORY / "scripts" / "install"), str(folder), "dev"],
         cwd=REPOSITORY,
-        env={**os.environ, "PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"},
+        env={**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "TORCH_INDEX": ""},
         check=True,
         timeout=60,
     )
