@@ -29,18 +29,7 @@ _RING_WALL = np.float32(0.25)  # half its thickness
 
 
 def _length(x: Field, y: Field) -> Field:
-    length: Field = np.sqrt(x * x + y * y)
-    return length
-
-
-def _size(x: Field) -> Field:
-    size: Field = np.abs(x)
-    return size
-
-
-def _larger(a: Field, b: Field) -> Field:
-    larger: Field = np.maximum(a, b)
-    return larger
+    return np.sqrt(x * x + y * y)
 
 
 def circle(x: Field, y: Field, r: Field) -> Field:
@@ -50,31 +39,31 @@ def circle(x: Field, y: Field, r: Field) -> Field:
 
 def square(x: Field, y: Field, r: Field) -> Field:
     """An axis-aligned square of half side 0.88 r."""
-    return _larger(_size(x), _size(y)) - SQUARE_HALF_SIDE * r
+    return np.maximum(np.abs(x), np.abs(y)) - SQUARE_HALF_SIDE * r
 
 
 def triangle(x: Field, y: Field, r: Field) -> Field:
     """An upright triangle: base 2 r at the bottom, height 1.5 r, top at r above the centre."""
     # The right side runs from (0, -r) to (r, r/2); its outward normal is (1.5, -1).
-    sides = (np.float32(1.5) * _size(x) - y - r) / _TRIANGLE_SLANT
-    return _larger(sides, y - TRIANGLE_BOTTOM * r)
+    sides = (np.float32(1.5) * np.abs(x) - y - r) / _TRIANGLE_SLANT
+    return np.maximum(sides, y - TRIANGLE_BOTTOM * r)
 
 
 def diamond(x: Field, y: Field, r: Field) -> Field:
     """A square on its corner, from -r to r both ways."""
-    return (_size(x) + _size(y) - r) * np.float32(np.sqrt(0.5))
+    return (np.abs(x) + np.abs(y) - r) * np.float32(np.sqrt(0.5))
 
 
 def hexagon(x: Field, y: Field, r: Field) -> Field:
     """A regular hexagon with corners at distance r, two of them on the x axis."""
-    across, up = _size(x), _size(y)
-    return _larger(_HEXAGON * across + _HALF * up, up) - _HEXAGON * r
+    across, up = np.abs(x), np.abs(y)
+    return np.maximum(_HEXAGON * across + _HALF * up, up) - _HEXAGON * r
 
 
 def ring(x: Field, y: Field, r: Field) -> Field:
     """An annulus between r / 2 and r."""
     from_middle = _length(x, y) - (1 - _RING_WALL) * r
-    return _size(from_middle) - _RING_WALL * r
+    return np.abs(from_middle) - _RING_WALL * r
 
 
 def ellipse(x: Field, y: Field, r: Field) -> Field:
@@ -82,7 +71,7 @@ def ellipse(x: Field, y: Field, r: Field) -> Field:
     b: Field = _ELLIPSE_FLATNESS * r
     level = _length(x / r, y / b)
     slope = _length(x / (r * r), y / (b * b))
-    return level * (level - 1) / _larger(slope, np.float32(1e-6) / r)
+    return level * (level - 1) / np.maximum(slope, np.float32(1e-6) / r)
 
 
 def star(x: Field, y: Field, r: Field) -> Field:
@@ -114,8 +103,7 @@ OUTLINES: Mapping[str, Outline] = MappingProxyType(
 
 def coverage(distance: Field) -> Field:
     """How much of each pixel is inside, 0 to 1: a ramp one pixel wide across the outline."""
-    inside: Field = np.clip(_HALF - distance, 0, 1)
-    return inside
+    return np.clip(_HALF - distance, 0, 1)
 
 
 def pixel_grid(height: int, width: int) -> tuple[Field, Field]:
