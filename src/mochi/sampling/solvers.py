@@ -61,7 +61,6 @@ def dpmpp_2m(
 
     The original extrapolates x along the log-SNR, which is infinite at sigma 1 and at sigma 0: near
     both ends its steps never become small, and its order measured from 1 to 0 is 1.7 to 1.8
-    (errors 2 to 20 times those of `ab2`). Along the ODE `dx/dsigma = sigma * dv/dsigma`, so x is
     smooth in sigma^2; a straight line in sigma^2, integrated exactly over `d(1 / sigma)`, has
     order 2 up to both ends and no special cases there.
     """
