@@ -1,5 +1,6 @@
 """The documents tell the truth about what can be typed."""
 
+import ast
 import re
 import shlex
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 
+import mochi
 from mochi.cli.commands import app
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -55,6 +57,14 @@ def test_commands_and_their_options_exist(document: Path) -> None:
         for word in words:
             if word.startswith("-"):
                 assert word.split("=")[0] in options | {"--help"}, (command.name, word)
+
+
+@named
+def test_python_examples_parse_and_name_what_is_public(document: Path) -> None:
+    for block in re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                assert node.value.id != "mochi" or node.attr in mochi.__all__, node.attr
 
 
 @named
