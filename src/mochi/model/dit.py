@@ -62,7 +62,8 @@ class AsymmDiT(nn.Module):
         self.t5_y_embedder = AttentionPool(config.text_features, config.visual_width)
         self.t5_yproj = Linear(config.text_features, config.text_width)
         self.pos_frequencies = nn.Parameter(torch.empty(3, config.heads, config.head_dim // 2))
-        nn.init.normal_(self.pos_frequencies, std=0.02)
+        if not self.pos_frequencies.is_meta:  # there it would import torch._dynamo, 1.6 s
+            nn.init.normal_(self.pos_frequencies, std=0.02)
         self.blocks = nn.ModuleList(
             AsymmBlock(config, updates_text=index < config.depth - 1)
             for index in range(config.depth)
