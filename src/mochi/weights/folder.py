@@ -13,6 +13,7 @@ from typing import Literal
 from mochi.core.errors import WeightsError
 from mochi.weights.header import MAX_HEADER_BYTES
 from mochi.weights.names import Part
+from mochi.weights.variants import WeightName, choose, parse
 
 StrPath = str | os.PathLike[str]
 Layout = Literal["original", "diffusers"]
@@ -165,20 +166,22 @@ def component_files(
         WeightsError: no weights, not in this variant, or a shard is missing.
     """
     root = _existing_folder(folder)
-    found = _variants(root)
-    name = variant or ""
-    if name not in found and (fall_back or not variant) and found:
-        name = min(found)  # "" sorts first, then bf16 before fp16
-    if name not in found:
-        wanted = f"{_STEM}{'.' + variant if variant else ''}.safetensors"
-        raise WeightsError(f"holds no {wanted}; found {_contents(root)}", root)
-    entry = found[name]
-    return shards(entry) if entry.suffix == ".json" else (entry,)
+    names = _weight_names(root)
+    chosen = choose(names, variant, fall_back=fall_back)
+    fitting = [name for name, known in names.items() if known.variant == chosen]
+    whole = [name for name in fitting if not (names[name].is_index or names[name].is_shard)]
+    index = [name for name in fitting if names[name].is_index]
+    if whole:
+        return (root / whole[0],)
+    if index:
+        return shards(root / index[0])
+    wanted = f"{_STEM}{'.' + variant if variant else ''}.safetensors"
+    raise WeightsError(f"holds no {wanted} or index of its shards; found {_contents(root)}", root)
 
 
 def is_component(folder: Path) -> bool:
     """Whether a folder is itself a `transformer/` or `vae/` of a diffusers folder."""
-    return bool(_variants(folder))
+    return bool(_weight_names(folder))
 
 
 def shards(index: StrPath) -> tuple[Path, ...]:
@@ -210,25 +213,9 @@ def shards(index: StrPath) -> tuple[Path, ...]:
 # ----------------------------------------------------------------------------------------- helpers
 
 
-def _variants(root: Path) -> dict[str, Path]:
-    """Variant ("" for the plain one) to its file or index. A single file goes before an index."""
-    found: dict[str, Path] = {}
-    index = f"{_STEM}.safetensors.index"
-    for path in sorted(root.iterdir()):
-        name = path.name
-        if name == f"{index}.json" or name == f"{_STEM}.safetensors":
-            variant = ""
-        elif name.startswith(f"{index}.") and name.endswith(".json"):
-            variant = name[len(index) + 1 : -len(".json")]  # the odd one: index.bf16.json
-        elif name.startswith(f"{_STEM}.") and name.endswith(".safetensors.index.json"):
-            variant = name[len(_STEM) + 1 : -len(".safetensors.index.json")]
-        elif name.startswith(f"{_STEM}.") and name.endswith(".safetensors"):
-            variant = name[len(_STEM) + 1 : -len(".safetensors")]
-        else:
-            continue
-        if variant not in found or path.suffix == ".safetensors":
-            found[variant] = path
-    return found
+def _weight_names(root: Path) -> dict[str, WeightName]:
+    known = {path.name: parse(path.name) for path in sorted(root.iterdir())}
+    return {name: found for name, found in known.items() if found and found.stem == _STEM}
 
 
 def _companions(root: Path) -> dict[str, Path | None]:
