@@ -28,7 +28,8 @@ def draw_noise(shape: Sequence[int], seed: int, device: torch.device | str = "cp
         RequestError: a seed out of range.
     """
     batch, *rest = shape
-    if whole("seed", seed, minimum=0) + batch - 1 > MAX_SEED:
+    seed = whole("seed", seed, minimum=0)
+    if seed + batch - 1 > MAX_SEED:
         raise RequestError("seed", seed, f"is too large for {batch} rows", MAX_SEED - batch + 1)
     rows = [
         torch.randn(rest, generator=torch.Generator().manual_seed(seed + row), dtype=torch.float32)
