@@ -130,7 +130,10 @@ class AsymmDiT(nn.Module):
         features = self.config.text_features
         if text_BLG.ndim != 3 or text_BLG.shape[-1] != features:
             raise RequestError(
-                "text", tuple(text_BLG.shape), "is not (batch, tokens, features)", f"(B, L, {features})"
+                "text",
+                tuple(text_BLG.shape),
+                "is not (batch, tokens, features)",
+                f"(B, L, {features})",
             )
         if mask_BL.shape != text_BLG.shape[:2]:
             raise RequestError(
@@ -144,11 +147,15 @@ class AsymmDiT(nn.Module):
                 "latent", shape, f"is not (batch, {self.config.latent_channels}, t, h, w)"
             )
         if shape[3] % patch or shape[4] % patch or 0 in shape:
-            raise RequestError("latent", shape, f"has a height or width that is no multiple of {patch}")
+            raise RequestError(
+                "latent", shape, f"has a height or width that is no multiple of {patch}"
+            )
         if sigma_B.shape != shape[:1]:
             raise RequestError("sigma", tuple(sigma_B.shape), "is not one per row", shape[:1])
         if len(context.counts) != shape[0]:
-            raise RequestError("text", len(context.counts), "is not one prompt per latent", shape[0])
+            raise RequestError(
+                "text", len(context.counts), "is not one prompt per latent", shape[0]
+            )
 
 
 class AsymmBlock(nn.Module):

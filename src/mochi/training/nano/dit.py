@@ -1,0 +1,195 @@
+"""Stage two: the transformer and its text encoder, trained together from scratch (SPEC 6)."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from mochi.core.config import DiTConfig
+from mochi.model.dit import AsymmDiT
+from mochi.training.checkpoint import resume, save_progress
+from mochi.training.ema import WeightAverage
+from mochi.training.muon import Muon
+from mochi.training.nano.latents import LatentSet
+from mochi.training.nano.recipe import DitRecipe, TextRecipe
+from mochi.training.schedule import warmup_cosine
+from mochi.training.shapes.captions import canonical, paraphrase
+
+Report = Callable[[dict[str, float]], None]
+
+
+class TextToLatent(nn.Module):
+    """T5 encoder and transformer under one roof, as one training step sees them."""
+
+    def __init__(self, config: DiTConfig, text: TextRecipe, vocabulary: int):
+        super().__init__()
+        from transformers import T5Config, T5EncoderModel
+
+        self.text = T5EncoderModel(
+            T5Config(
+                vocab_size=vocabulary,
+                d_model=config.text_features,
+                d_kv=text.head_dim,
+                d_ff=text.ffn_width,
+                num_layers=text.depth,
+                num_heads=text.heads,
+                dropout_rate=0.0,
+                feed_forward_proj="gated-gelu",
+                is_encoder_decoder=False,
+                use_cache=False,
+                tie_word_embeddings=False,
+            )
+        )
+        self.dit = AsymmDiT(config)
+        self._initialise()
+
+    @torch.no_grad()
+    def _initialise(self) -> None:
+        """Unit-gain matrices; blocks, modulation and output start at zero, so that the network
+        begins by predicting nothing; rotary frequencies from a sixth of a turn per clip to half
+        a turn per token, axis by axis."""
+        for name, parameter in self.dit.named_parameters():
+            if name.endswith("weight") and parameter.ndim > 1:
+                nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+            if name.endswith("bias") or "mod" in name or name.startswith("final_layer"):
+                parameter.zero_()
+        self.dit.pos_frequencies.copy_(rotary_frequencies(self.dit.config))
+
+    def forward(
+        self, z: Tensor, sigma: Tensor, ids: Tensor, attention: Tensor, keep: Tensor
+    ) -> Tensor:
+        """Velocity; rows whose `keep` is False see an empty prompt."""
+        features = self.text(input_ids=ids, attention_mask=attention).last_hidden_state
+        mask = attention.bool() & keep.unsqueeze(1)
+        return self.dit(z, sigma, features * mask.unsqueeze(-1), mask)
+
+
+def rotary_frequencies(config: DiTConfig, rows: int = 4) -> Tensor:
+    """Frequencies `(3, heads, head_dim / 2)`: each turns with one axis only, at first.
+
+    Args:
+        rows: patch rows of the training size; they lie `192 / rows` apart (SPEC 2, RoPE).
+    """
+    pairs = config.head_dim // 2
+    per_axis = -(-pairs // 3)
+    turns = torch.logspace(math.log10(0.2), math.log10(math.pi), per_axis)
+    frequencies = torch.zeros(3, config.heads, pairs)
+    for index in range(pairs):
+        axis = index % 3
+        step = 1.0 if axis == 0 else 192 / rows
+        frequencies[axis, :, index] = turns[index // 3] / step
+    return frequencies
+
+
+def make_optimizer(model: TextToLatent, recipe: DitRecipe) -> Muon:
+    """Orthogonal updates for matrices inside; Adam for embeddings, positions and the output."""
+    inside, outside, slow = [], [], []
+    for name, parameter in model.named_parameters():
+        if name == "dit.pos_frequencies":
+            slow.append(parameter)
+        elif name.startswith(("text.shared", "dit.final_layer.linear", "dit.x_embedder")) or (
+            "relative_attention_bias" in name or parameter.ndim < 2
+        ):
+            outside.append(parameter)
+        else:
+            inside.append(parameter)
+    groups = [
+        {"params": inside, "scale": 1.0},
+        {"params": outside, "adam": True, "scale": 1.0},
+        {"params": slow, "adam": True, "scale": 0.02},
+    ]
+    return Muon(groups, lr=recipe.learning_rate, adam_lr=recipe.adam_rate)
+
+
+def train_dit(
+    config: DiTConfig,
+    text: TextRecipe,
+    recipe: DitRecipe,
+    latents: LatentSet,
+    tokenizer: Any,
+    folder: Path,
+    report: Report | None = None,
+    device: str = "cpu",
+) -> TextToLatent:
+    """Train, or go on from `folder/dit.pt`, and return the averaged networks.
+
+    Every step draws its rows, captions and noise from (seed, step), so a resumed run sees what
+    an uninterrupted one would.
+    """
+    torch.manual_seed(recipe.seed)
+    model = TextToLatent(config, text, len(tokenizer)).to(device)
+    average = WeightAverage(model, recipe.ema_decay)
+    optimizer = make_optimizer(model, recipe)
+    start = resume(folder / "dit.pt", recipe, model, average, optimizer)
+    began, recent = time.monotonic(), 0.0
+    for step in range(start, recipe.steps):
+        for group in optimizer.param_groups:
+            factor = warmup_cosine(step, recipe.steps, recipe.warmup_steps, floor=0.02)
+            group["lr"] = recipe.learning_rate * factor * group["scale"]
+            group["adam_lr"] = recipe.adam_rate * factor * group["scale"]
+        loss = _step(model, optimizer, recipe, latents, tokenizer, step)
+        recent = loss if step == start else 0.95 * recent + 0.05 * loss
+        average.update(model)
+        done = step + 1
+        if report is not None and (done % 20 == 0 or done == recipe.steps):
+            report({"step": done, "seconds": time.monotonic() - began, "loss": recent})
+        if done % recipe.save_every == 0 or done == recipe.steps:
+            save_progress(folder / "dit.pt", done, recipe, model, average, optimizer)
+    model.load_state_dict(average.weights, strict=False)
+    return model.eval()
+
+
+def _step(
+    model: TextToLatent,
+    optimizer: Muon,
+    recipe: DitRecipe,
+    latents: LatentSet,
+    tokenizer: Any,
+    step: int,
+) -> float:
+    rng = np.random.default_rng([recipe.seed, step])
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    rows = rng.integers(len(latents.scenes), size=recipe.batch).tolist()
+    scenes = [latents.scenes[row] for row in rows]
+    captions = [
+        paraphrase(scene, rng) if rng.random() < recipe.paraphrased else canonical(scene)
+        for scene in scenes
+    ]
+    tokens = tokenizer(captions, padding=True, return_tensors="pt")
+    clean = latents.draw(rows, generator)
+    noise = torch.randn(clean.shape, generator=generator)
+    # One sigma from each of `batch` equal parts of [0, 1]: uniform, with less chance in it.
+    sigma = (torch.arange(recipe.batch) + torch.rand(recipe.batch, generator=generator)) / (
+        recipe.batch
+    )
+    sigma_BCTHW = sigma.view(-1, 1, 1, 1, 1)
+    noisy = (1 - sigma_BCTHW) * clean + sigma_BCTHW * noise
+    keep = torch.rand(recipe.batch, generator=generator) >= recipe.caption_dropout
+    inputs = (noisy, sigma, tokens["input_ids"], tokens["attention_mask"], keep)
+    device = model.dit.pos_frequencies.device
+    velocity = _forward(model, recipe.bf16, *(tensor.to(device) for tensor in inputs))
+    loss = (velocity - (clean - noise).to(device)).square().mean()
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+    optimizer.step()
+    return float(loss.detach())
+
+
+def _forward(model: TextToLatent, bf16: bool, *inputs: Tensor) -> Tensor:
+    if not bf16:
+        return model(*inputs)  # type: ignore[no-any-return]
+    # The optimiser's own copy stays float32, and so do the parts of SPEC 2.
+    weights = {
+        name: parameter.bfloat16() if name.startswith("dit.blocks") else parameter
+        for name, parameter in model.named_parameters()
+    }
+    return functional_call(model, weights, inputs)  # type: ignore[no-any-return]
