@@ -1,5 +1,6 @@
 """What every test may use: the folder of reference tensors, and honest skips."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -31,6 +32,15 @@ def shared() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole model folder with random weights: its videos are noise, and take milliseconds."""
+    folder = tmp_path_factory.mktemp("tiny") / "tiny-mochi"
+    folder.mkdir()
+    _write_tiny_model(folder)
+    return folder
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and not _cuda():
         pytest.skip("needs a CUDA device")
@@ -52,3 +62,44 @@ def _need(marker: pytest.Mark, *, required: bool) -> None:
     if required:
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
+
+
+TINY_DEFAULTS = {"frames": 13, "height": 32, "width": 32, "fps": 12, "steps": 4, "guidance": 2.0}
+TINY_WORDS = ["a", "red", "blue", "white", "black", "circle", "square", "moves", "left", "right"]
+TINY_WORDS += ["on", "background"]
+
+
+def _write_tiny_model(folder: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    from mochi.core.config import DecoderConfig, DiTConfig, EncoderConfig
+    from mochi.model.decoder import Decoder
+    from mochi.model.dit import AsymmDiT
+    from mochi.model.encoder import Encoder
+    from mochi.text.t5 import T5Size, build_t5
+    from mochi.text.wordlevel import build_word_tokenizer
+
+    widths = {"visual_width": 64, "text_width": 32, "text_features": 32}
+    sizes = {"channels": (32, 32, 32, 32), "blocks": (0, 0, 0, 1, 0)}
+    with torch.random.fork_rng(devices=[]):
+        torch.set_rng_state(torch.Generator().manual_seed(0).get_state())
+        parts = {
+            "dit": AsymmDiT(DiTConfig(depth=2, heads=2, head_dim=32, **widths)),
+            "decoder": Decoder(DecoderConfig(**sizes)),
+            "encoder": Encoder(EncoderConfig(**sizes)),
+        }
+        text = T5Size(vocabulary=32, width=32, feed_forward=64, depth=1, heads=2, head_dim=16)
+        encoder = build_t5(text)
+    for name, network in parts.items():
+        state = {key: value.contiguous() for key, value in network.state_dict().items()}
+        save_file(state, folder / f"{name}.safetensors")
+    (folder / "text_encoder").mkdir()
+    (folder / "text_encoder" / "config.json").write_text(json.dumps(encoder.config.to_dict()))
+    state = {"shared.weight": encoder.shared.weight} | {
+        key: value for key, value in encoder.state_dict().items() if "embed_tokens" not in key
+    }
+    save_file(state, folder / "text_encoder" / "model.safetensors")
+    build_word_tokenizer(TINY_WORDS, folder / "tokenizer")
+    card = {"name": "tiny", "defaults": TINY_DEFAULTS}
+    (folder / "mochi.json").write_text(json.dumps(card))
