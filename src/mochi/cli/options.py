@@ -1,0 +1,190 @@
+"""Options that several commands share, named as the fields of a request are everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mochi.core.errors import RequestError
+from mochi.core.events import OnEvent, ignore
+from mochi.core.presets import PRESETS
+from mochi.core.request import SOLVER_NAMES
+
+if TYPE_CHECKING:
+    from mochi.pipeline.pipeline import Pipeline
+
+PICTURE, SAMPLING, MACHINE, FILES = "Picture", "Sampling", "Model and machine", "Files"
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="[cyan]nano[/cyan], a folder with weights, or a name on the hub (owner/name).",
+        metavar="NAME",
+        rich_help_panel=MACHINE,
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="[cyan]auto[/cyan], cpu, cuda, cuda:1, mps ...",
+        metavar="DEVICE",
+        rich_help_panel=MACHINE,
+    ),
+]
+Devices = Annotated[
+    int,
+    typer.Option(help="How many devices share one video.", metavar="N", rich_help_panel=MACHINE),
+]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        help="Precision of the networks: auto (as stored; bfloat16 on a GPU), float32, bfloat16.",
+        metavar="DTYPE",
+        rich_help_panel=MACHINE,
+    ),
+]
+TextDtype = Annotated[
+    str,
+    typer.Option(
+        help="Precision of the text encoder: float32 (the published recipe) or bfloat16.",
+        metavar="DTYPE",
+        rich_help_panel=MACHINE,
+    ),
+]
+Frames = Annotated[
+    int | None, typer.Option(help="6k+1.", metavar="N", rich_help_panel=PICTURE, show_default=False)
+]
+Height = Annotated[
+    int | None,
+    typer.Option(help="Pixels, a multiple of 16.", metavar="N", rich_help_panel=PICTURE),
+]
+Width = Annotated[
+    int | None,
+    typer.Option(help="Pixels, a multiple of 16.", metavar="N", rich_help_panel=PICTURE),
+]
+Fps = Annotated[
+    int | None, typer.Option(help="Frames a second.", metavar="N", rich_help_panel=PICTURE)
+]
+NegativePrompt = Annotated[
+    str | None,
+    typer.Option(help="What the video should not show.", metavar="TEXT", rich_help_panel=PICTURE),
+]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        help=f"Sampler settings by name: {', '.join(PRESETS)}.",
+        metavar="NAME",
+        rich_help_panel=SAMPLING,
+    ),
+]
+Steps = Annotated[
+    int | None, typer.Option(help="Sampling steps.", metavar="N", rich_help_panel=SAMPLING)
+]
+Guidance = Annotated[
+    str | None,
+    typer.Option(
+        help="One scale, or one for each step: 6 or 6,6,3.",
+        metavar="SCALE",
+        rich_help_panel=SAMPLING,
+    ),
+]
+Solver = Annotated[
+    str | None,
+    typer.Option(help=f"{', '.join(SOLVER_NAMES)}.", metavar="NAME", rich_help_panel=SAMPLING),
+]
+Threshold = Annotated[
+    float | None,
+    typer.Option(
+        help="How far sigma falls in the schedule's linear part.",
+        metavar="X",
+        rich_help_panel=SAMPLING,
+    ),
+]
+LinearSteps = Annotated[
+    int | None,
+    typer.Option(
+        help="Steps in the schedule's linear part.", metavar="N", rich_help_panel=SAMPLING
+    ),
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what exists.", rich_help_panel=FILES)
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help=".mp4, .webm, .gif or a folder for PNG frames; by default a new .mp4 here, named "
+        "after prompt and seed.",
+        metavar="FILE",
+        rich_help_panel=FILES,
+    ),
+]
+
+
+def file_option(help_text: str) -> Any:
+    """An option that names a file beside the video."""
+    return typer.Option(help=help_text, metavar="FILE", rich_help_panel=FILES)
+
+
+def parse_guidance(text: str | None) -> float | tuple[float, ...] | None:
+    """`6` as a number, `6,6,3` as one scale for each step, None as None.
+
+    Raises:
+        RequestError: a part is no number.
+    """
+    if text is None:
+        return None
+    try:
+        scales = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise RequestError(
+            "guidance", text, "is neither a number nor numbers with commas between", "6 or 6,6,3"
+        ) from None
+    return scales[0] if len(scales) == 1 else scales
+
+
+def check_early(
+    settings: Mapping[str, Any], preset: str | None = None, output: Path | None = None
+) -> None:
+    """Refuse what no model could make right, within a tenth of a second: no torch is imported.
+
+    Raises:
+        RequestError: a setting breaks its rule, or the output's ending is unknown.
+    """
+    from mochi.pipeline import settings as pipeline_settings
+    from mochi.video.formats import target_of
+
+    pipeline_settings.check_early(settings, preset)
+    if output is not None:
+        target_of(output)
+
+
+def load(
+    model: str | None, device: str, dtype: str, text_dtype: str, on_event: OnEvent = ignore
+) -> Pipeline:
+    """The model that a command was asked for, nano by default.
+
+    Raises:
+        MochiError: as `mochi.load`.
+    """
+    import mochi
+
+    return mochi.load(
+        model or "nano", device=device, dtype=dtype, text_dtype=text_dtype, on_event=on_event
+    )
+
+
+def check_devices(devices: int) -> None:
+    """Refuse more than one device.
+
+    Raises:
+        RequestError: `devices` is not 1.
+    """
+    if devices != 1:
+        raise RequestError("devices", devices, "is not possible: one device makes a video", 1)

@@ -1,0 +1,60 @@
+"""`mochi show`: the request inside a video."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mochi.cli import options as o
+from mochi.cli.say import print_json
+
+Video = Annotated[
+    Path,
+    typer.Argument(
+        help="A .mp4, .webm, .gif or .png that Mochi wrote, or a folder of frames.",
+        metavar="FILE",
+        show_default=False,
+    ),
+]
+
+
+def show(video: Video, json_output: o.Json = False) -> None:
+    """Print the request inside a video: what made it, and with which model.
+
+    [dim]Example:[/dim]  mochi show circle.mp4
+    """
+    from mochi.video.metadata import read_request
+
+    record = read_request(video)
+    if json_output:
+        print_json(record)
+        return
+    rows = list(_rows(record))
+    widest = max((len(name) for name, _ in rows), default=0)
+    for name, value in rows:
+        print(f"{name:<{widest}}  {value}")
+
+
+def _rows(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The request's fields first, then what else is known; what was not set is left out."""
+    request = record.get("request")
+    if isinstance(request, Mapping):
+        for name, value in request.items():
+            if value not in (None, ""):
+                yield name, _text(value)
+    for name, value in record.items():
+        if name != "request":
+            yield name, _text(value)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(_text, value))
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    # A video from elsewhere must not be able to move the cursor or colour the terminal.
+    return "".join(
+        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text
+    )

@@ -1,0 +1,90 @@
+"""Prompts to what the transformer is conditioned on, with the text encoder in memory only for as
+long as it is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mochi.core.request import GenerateRequest
+from mochi.pipeline.parts import Parts
+from mochi.text.encoder import load_tokenizer
+from mochi.text.features import TextFeatures
+
+KEPT_BYTES = 512 * 2**20
+"""A text encoder up to this size stays loaded: to load it again would take longer than it saves."""
+
+_REMEMBERED = 256
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Features of a prompt and of its negative prompt, one row each, on the CPU."""
+
+    positive: TextFeatures
+    negative: TextFeatures
+
+    def joined(self) -> TextFeatures:
+        """Both as one batch, the prompt first: what is saved as embeddings."""
+        return TextFeatures.join([self.positive, self.negative])
+
+
+class Prompts:
+    """Encodes prompts, and remembers what it has encoded."""
+
+    def __init__(self, parts: Parts):
+        self._parts = parts
+        self._known: dict[str, TextFeatures] = {}
+        self._tokenizer: Any = None
+
+    def conditioning(self, request: GenerateRequest) -> Conditioning:
+        """What a request's two prompts become.
+
+        Raises:
+            WeightsError: the text encoder or its tokenizer is missing or broken.
+        """
+        self.encode([request.prompt, request.negative_prompt])
+        return Conditioning(self._known[request.prompt], self._known[request.negative_prompt])
+
+    def completed(self, given: TextFeatures, negative_prompt: str) -> Conditioning:
+        """Given features of a prompt, and a negative: the second row, the one that
+        `negative_prompt` makes, or an empty one, which needs no encoder (SPEC 3).
+
+        Raises:
+            WeightsError: as `conditioning`.
+        """
+        if len(given) == 2:
+            return Conditioning(given[0], given[1])
+        if negative_prompt:
+            self.encode([negative_prompt])
+            return Conditioning(given, self._known[negative_prompt])
+        return Conditioning(given, TextFeatures.empty(*given.features.shape))
+
+    def encode(self, prompts: Sequence[str]) -> None:
+        """Encode these prompts now, loading the text encoder at most once."""
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._known]
+        if not new:
+            return
+        if len(self._known) + len(new) > _REMEMBERED:
+            self._known.clear()
+            new = list(dict.fromkeys(prompts))
+        features = self._parts.text().encode(new).to("cpu")
+        for row, prompt in enumerate(new):
+            self._known[prompt] = features[row]
+        if self._parts.text_weights() > KEPT_BYTES:
+            self._parts.release("text")
+
+    def token_count(self, prompt: str) -> int:
+        """Tokens of a prompt, `</s>` included; those beyond 256 are cut off. No encoder is loaded.
+
+        Raises:
+            WeightsError: the tokenizer is missing or broken.
+        """
+        if prompt in self._known:
+            return self._known[prompt].token_counts[0]
+        if not prompt.strip():
+            return 0
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self._parts.files.text_parts()[1])
+        return len(self._tokenizer(prompt, verbose=False)["input_ids"])

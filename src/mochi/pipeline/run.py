@@ -1,0 +1,212 @@
+"""One run: a checked request becomes latents and then frames, stage by stage."""
+
+# Shapes: B batch, C channels, T frames, H W pixels.
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mochi.core.errors import RequestError, SamplingError
+from mochi.core.events import FramesDone
+from mochi.core.latents import MOCHI_STATS, DitLatent
+from mochi.core.request import GenerateRequest
+from mochi.pipeline.budget import Budget
+from mochi.pipeline.latents import StoredLatents
+from mochi.pipeline.parts import Parts
+from mochi.pipeline.preview import fit_preview, to_uint8
+from mochi.pipeline.prompts import Conditioning, Prompts
+from mochi.pipeline.watch import Watch
+from mochi.sampling.guidance import Wrap
+from mochi.sampling.loop import sample
+from mochi.sampling.noise import draw_noise
+from mochi.sampling.schedule import linear_quadratic, starting_at
+from mochi.text.features import TextFeatures
+
+TakeFrames = Callable[[np.ndarray], None]
+"""Receives frames as they are decoded, uint8 `(n, H, W, 3)`."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What may stand in for a stage, or wrap it.
+
+    Attributes:
+        embeddings: text features in place of the prompts: row 0 the prompt, row 1, if there is
+            one, the negative prompt.
+        latents: in place of noise. Finished ones (sigma 0) are only decoded.
+        preview: whether steps bring a picture.
+        wrap: takes the guided velocity and gives the one to use.
+    """
+
+    embeddings: TextFeatures | None = None
+    latents: StoredLatents | None = None
+    preview: bool = False
+    wrap: Wrap | None = None
+
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of what stood in for a stage, by name: without it a request is not repeated."""
+        found = {}
+        if self.embeddings is not None:
+            found["embeddings"] = _hash(self.embeddings.features, self.embeddings.mask)
+        if self.latents is not None:
+            found["latents"] = _hash(self.latents.latent.tensor)
+        return found
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Noise levels of the steps to take, and the guidance of each step."""
+
+    sigmas: Sequence[float]
+    guidance: float | Sequence[float]
+
+    @classmethod
+    def of(cls, request: GenerateRequest, start: float = 1.0) -> Schedule:
+        """The part of a request's schedule that is left at noise level `start`.
+
+        Raises:
+            RequestError: steps, threshold and linear steps make no schedule.
+        """
+        sigmas = linear_quadratic(request.steps, request.threshold, request.linear_steps)
+        if start <= 0.0:
+            return cls([], [])
+        sigmas = starting_at(sigmas, start)
+        guidance = request.guidance
+        if isinstance(guidance, tuple):
+            guidance = guidance[len(guidance) - (len(sigmas) - 1) :]
+        return cls(sigmas, guidance)
+
+
+class Run:
+    """The stages of one request. `prepare` refuses what cannot work before anything is loaded."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        prompts: Prompts,
+        budget: Budget,
+        request: GenerateRequest,
+        inputs: Inputs,
+        watch: Watch,
+    ):
+        self.parts, self.prompts, self.budget = parts, prompts, budget
+        self.request, self.inputs, self.watch = request, inputs, watch
+        self.schedule = Schedule.of(request, inputs.latents.sigma if inputs.latents else 1.0)
+
+    def prepare(self) -> None:
+        """Check inputs against the model, and the request against the memory.
+
+        Raises:
+            RequestError: embeddings or latents do not go with the model or the request.
+            DoesNotFitError: not enough memory.
+            WeightsError: a file of the model is unusable.
+        """
+        config = self.parts.blueprint("dit").config
+        if self.inputs.latents is not None:
+            self.inputs.latents.checked(self.request, config.latent_channels)
+        if self.inputs.embeddings is not None:
+            _check_embeddings(self.inputs.embeddings, config.text_features)
+        self.budget.check(self.request.size, with_text=self._needs_text)
+
+    def read_prompts(self) -> Conditioning:
+        """Prompts to text features; the text encoder is gone afterwards, if it is large."""
+        with self.watch.phase("text"):
+            given = self.inputs.embeddings
+            if given is None:
+                return self.prompts.conditioning(self.request)
+            return self.prompts.completed(given, self.request.negative_prompt)
+
+    def load(self) -> None:
+        """Bring the networks of the following stages into memory."""
+        with self.watch.phase("load"):
+            self.parts.decoder()
+            if self.schedule.sigmas:
+                self.parts.dit()
+
+    def denoise(self, text: Conditioning) -> StoredLatents:
+        """Noise, or the given latents, to finished latents."""
+        start = self._start()
+        if not self.schedule.sigmas:
+            return StoredLatents(DitLatent(start))
+        device = self.parts.device
+        positive, negative = text.positive.to(device), text.negative.to(device)
+        picture = fit_preview(self.parts.decoder(), MOCHI_STATS) if self.inputs.preview else None
+        with self.watch.phase("denoise", total=len(self.schedule.sigmas) - 1):
+            z = sample(
+                self.parts.dit(),
+                start.to(device),
+                positive.features,
+                positive.mask,
+                negative.features,
+                negative.mask,
+                self.schedule.sigmas,
+                self.schedule.guidance,
+                solver=self.request.solver,
+                on_step=self.watch.on_event,
+                cancel=self.watch.cancel,
+                preview=picture,
+                wrap=self.inputs.wrap,
+            )
+        return StoredLatents(DitLatent(z.cpu()))
+
+    def decode(self, latents: StoredLatents, take: TakeFrames) -> None:
+        """Finished latents to frames, handed on as they come."""
+        self._make_room_to_decode()
+        z = MOCHI_STATS.denormalize(latents.latent).tensor.to(self.parts.device)
+        total, done = self.request.frames, 0
+        with self.watch.phase("decode", total=total), torch.no_grad():
+            for pixels in self.parts.decoder().stream(z):
+                self.watch.cancel.check()
+                frames = to_frames(pixels)
+                take(frames)
+                done += len(frames)
+                self.watch.on_event(FramesDone(done, total))
+
+    @property
+    def _needs_text(self) -> bool:
+        given = self.inputs.embeddings
+        return given is None or (len(given) == 1 and bool(self.request.negative_prompt))
+
+    def _start(self) -> Tensor:
+        if self.inputs.latents is not None:
+            return self.inputs.latents.latent.tensor
+        channels = self.parts.blueprint("dit").config.latent_channels
+        return draw_noise(self.request.size.latent.shape(1, channels), self.request.seed)
+
+    def _make_room_to_decode(self) -> None:
+        """The transformer's work is done: where it stands in the decoder's way, it goes."""
+        if self.parts.is_loaded("dit") and not self.budget.decodes_beside(self.request.size):
+            self.parts.release("dit")
+
+
+def to_frames(pixels_BCTHW: Tensor) -> np.ndarray:
+    """Decoded pixels of one video, `(1, 3, n, H, W)` in about [-1, 1], to uint8 `(n, H, W, 3)`.
+
+    Raises:
+        SamplingError: a pixel is NaN or infinite.
+    """
+    if not torch.isfinite(pixels_BCTHW).all():
+        raise SamplingError("the decoder made NaN or infinite pixels; try --dtype float32")
+    frames: np.ndarray = to_uint8(pixels_BCTHW[0].permute(1, 2, 3, 0)).contiguous().cpu().numpy()
+    return frames
+
+
+def _hash(*tensors: Tensor) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _check_embeddings(embeddings: TextFeatures, features: int) -> None:
+    shape = tuple(embeddings.features.shape)
+    if len(shape) != 3 or shape[0] not in (1, 2) or shape[2] != features:
+        raise RequestError(
+            "embeddings", shape, "are not one or two rows of text features", f"(2, 256, {features})"
+        )

@@ -1,0 +1,154 @@
+"""What there is to work with: the machine, its devices, the models, and what fits where."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+import psutil
+import torch
+
+import mochi
+from mochi.core.errors import DoesNotFitError, MochiError
+from mochi.core.sizes import VideoSize
+from mochi.memory.available import available_bytes, host_available_bytes
+from mochi.pipeline.devices import pick_device, pick_dtype, present_devices
+from mochi.pipeline.models import Hub, present_models
+from mochi.pipeline.parts import Precision
+from mochi.pipeline.pipeline import Pipeline
+from mochi.weights.folder import ModelFiles
+
+_PACKAGES = ("torch", "transformers", "av", "huggingface_hub", "safetensors", "numpy", "typer")
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device: what torch calls it, what it is, and its memory in bytes."""
+
+    name: str
+    description: str
+    available_bytes: int
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where this runs. Memory in bytes; `available` within the limits set on this process."""
+
+    system: str
+    python: str
+    cores: int
+    memory_bytes: int
+    available_bytes: int
+    mochi: str
+    packages: dict[str, str]
+    devices: tuple[Device, ...]
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """A model on this machine.
+
+    Attributes:
+        weights_bytes: of its files.
+        default: the size of its videos when nothing else is asked for.
+        fits: the largest video up to that size that fits the device; None where none does.
+        problem: why it cannot be used; "" if it can.
+    """
+
+    name: str
+    folder: str
+    weights_bytes: int = 0
+    default: VideoSize | None = None
+    fits: VideoSize | None = None
+    problem: str = ""
+
+
+def survey_machine() -> Machine:
+    """The machine as it is now."""
+    return Machine(
+        system=f"{platform.system()} {platform.release()}, {platform.machine()}",
+        python=platform.python_version(),
+        cores=_cores(),
+        memory_bytes=psutil.virtual_memory().total,
+        available_bytes=host_available_bytes(),
+        mochi=mochi.__version__,
+        packages=dict(_versions()),
+        devices=tuple(_device(name) for name in present_devices()),
+    )
+
+
+def survey_models(
+    folders: Sequence[str] = (), device: str = "auto", hub: Hub | None = None
+) -> list[ModelState]:
+    """Models on this machine: nano, those in the hub's cache, and those in the given folders.
+
+    No weights are read, and nothing is fetched.
+
+    Raises:
+        RequestError: there is no such device.
+    """
+    place = pick_device(device)
+    states = [_state(name, files, place) for name, files in present_models(hub).items()]
+    for folder in folders:
+        try:
+            states.append(_state(folder, ModelFiles.find(folder), place))
+        except MochiError as error:
+            states.append(ModelState(folder, folder, problem=str(error)))
+    return states
+
+
+def _state(name: str, files: ModelFiles, device: torch.device) -> ModelState:
+    folder = str(files.folder)
+    size = sum(path.stat().st_size for path in files.weight_files())
+    try:
+        precision = Precision(networks=pick_dtype("dtype", "auto", device))
+        pipe = Pipeline(files, name=name, device=device, precision=precision)
+        settings = pipe.card.settings
+        default = VideoSize(settings.frames, settings.height, settings.width)
+        return ModelState(name, folder, size, default, _largest(pipe, default))
+    except MochiError as error:
+        return ModelState(name, folder, size, problem=str(error))
+
+
+def _largest(pipe: Pipeline, default: VideoSize) -> VideoSize | None:
+    try:
+        pipe.budget.check(default)  # usually true, and quickly known
+    except DoesNotFitError:
+        return pipe.budget.largest(default)
+    return default
+
+
+def _device(name: str) -> Device:
+    if name.startswith("cuda"):
+        description = torch.cuda.get_device_name(name)
+    else:
+        description = _processor()
+    return Device(name, description, available_bytes(name))
+
+
+def _processor() -> str:
+    """The processor's own name where the system tells it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.partition(":")[2].strip() for line in file if "model name" in line]
+        return names[0]
+    except (OSError, IndexError):
+        return platform.processor() or platform.machine()
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    for name in _PACKAGES:
+        try:
+            yield name, version(name)
+        except PackageNotFoundError:
+            yield name, "not installed"

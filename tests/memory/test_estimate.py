@@ -1,0 +1,140 @@
+"""Estimates: counted on the meta device, checked against the same work on real tensors."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mochi.core.config import MOCHI_1, DecoderConfig, DiTConfig, EncoderConfig
+from mochi.core.sizes import VideoSize
+from mochi.memory.bounds import decode_bound, denoise_bound
+from mochi.memory.estimate import decode_need, denoise_need, encode_need, text_need
+from mochi.memory.trace import LiveBytes, peak_bytes
+from mochi.model.decoder import Decoder
+from mochi.model.dit import AsymmDiT, TextContext
+
+TINY_DIT = DiTConfig(
+    depth=3, heads=2, head_dim=64, visual_width=128, text_width=64, text_features=64
+)
+TINY_DECODER = DecoderConfig(channels=(64, 32, 32, 32), blocks=(1, 1, 1, 1, 1))
+TINY_ENCODER = EncoderConfig(channels=(32, 32, 32, 64), blocks=(1, 1, 1, 1, 1))
+SIZE = VideoSize(25, 64, 96)
+
+
+def test_a_peak_counts_what_lives_together_and_not_what_came_before() -> None:
+    outside = torch.ones(1000)
+
+    def work() -> None:
+        a = outside + 1  # 4000 bytes
+        b = a + 1  # 8000
+        del a
+        c = b + 1  # 8000
+        c.add_(1).view(10, 100)  # in place, and a view: nothing new
+        del b
+        torch.cat([c, c, c])  # 4000 + 12000
+
+    assert peak_bytes(work) == 16_000
+
+
+def test_a_storage_is_counted_once_whoever_looks_at_it() -> None:
+    with LiveBytes() as count:
+        x = torch.zeros(8)
+        views = [x[1:], x.view(2, 4), x.T if x.ndim > 1 else x]
+        del x
+    assert count.peak == 32
+    assert len(views) == 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_estimate_of_decoding_is_what_decoding_holds(dtype: torch.dtype) -> None:
+    decoder = Decoder(TINY_DECODER).to(dtype)
+    z = torch.zeros(SIZE.latent.shape())
+
+    def work() -> None:
+        for _ in decoder.stream(z):
+            pass
+
+    real = peak_bytes(work)
+    estimate = decode_need(TINY_DECODER, 0, dtype, SIZE).working
+    assert real == pytest.approx(estimate, rel=0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_estimate_of_denoising_is_what_a_forward_pass_holds(dtype: torch.dtype) -> None:
+    dit = AsymmDiT(TINY_DIT).to(dtype)
+    dit.attention = lambda q, k, v: torch.empty_like(q)  # the CPU's own workspace is not ours
+    text = TextContext(
+        torch.zeros(1, 256, 64, dtype=dtype), (256,), torch.zeros(1, 128, dtype=dtype)
+    )
+    z = torch.zeros(SIZE.latent.shape())
+    real = peak_bytes(lambda: dit.velocity(z, torch.ones(1), text))
+    estimate = denoise_need(TINY_DIT, 0, dtype, SIZE).working
+    assert estimate - 4 * z.nbytes == pytest.approx(real, rel=0.1)
+
+
+def test_length_costs_the_transformer_but_not_the_decoder() -> None:
+    longer = replace(SIZE, frames=8 * (SIZE.frames - 1) + 1)
+    dit = [denoise_need(TINY_DIT, 0, torch.float32, size).working for size in (SIZE, longer)]
+    decoder = [decode_need(TINY_DECODER, 0, torch.float32, size).working for size in (SIZE, longer)]
+    assert dit[1] > 4 * dit[0]
+    assert decoder[1] < 1.1 * decoder[0]
+
+
+def test_encoding_keeps_keys_and_values_of_the_whole_video() -> None:
+    longer = replace(SIZE, frames=4 * (SIZE.frames - 1) + 1)
+    needs = [encode_need(TINY_ENCODER, 0, torch.float32, size).working for size in (SIZE, longer)]
+    assert 1.5 * needs[0] < needs[1] < 4.1 * needs[0]
+
+
+def test_weights_count_as_given() -> None:
+    assert denoise_need(TINY_DIT, 123, torch.float32, SIZE).weights == 123
+    need = text_need(10)
+    assert need.total == need.weights + need.working > need.weights
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "size", [VideoSize(1, 16, 16), VideoSize(25, 64, 64), VideoSize(37, 480, 848)], ids=str
+)
+@pytest.mark.parametrize(
+    "model",
+    [
+        (TINY_DIT, TINY_DECODER),
+        (MOCHI_1.dit, MOCHI_1.decoder),
+        (replace(TINY_DIT, visual_ffn=4096), replace(TINY_DECODER, blocks=(3, 0, 0, 0, 0))),
+    ],
+    ids=["tiny", "mochi-1", "odd"],
+)
+def test_the_quick_bounds_lie_above_the_estimates(
+    model: tuple[DiTConfig, DecoderConfig], dtype: torch.dtype, size: VideoSize
+) -> None:
+    dit, decoder = model
+    denoise = denoise_need(dit, 0, dtype, size).working
+    decode = decode_need(decoder, 0, dtype, size).working
+    assert denoise <= denoise_bound(dit, 0, size).working
+    assert decode <= decode_bound(decoder, 0, size).working
+
+
+def test_the_quick_bounds_are_of_some_use() -> None:
+    """Nano's default request must not need a trace on a machine with 2 GiB to spare."""
+    size = VideoSize(25, 64, 64)
+    dit = DiTConfig(
+        depth=7, heads=3, head_dim=64, visual_width=192, text_width=96, text_features=96
+    )
+    decoder = DecoderConfig(channels=(128, 96, 64, 32), blocks=(1, 1, 2, 1, 0))
+    assert denoise_bound(dit, 0, size).working < 2**28
+    assert decode_bound(decoder, 0, size).working < 2**28
+
+
+def test_the_published_model_takes_what_was_seen_at_full_size() -> None:
+    """PERFORMANCE's streamed decode: 2.6 GB of caches, 0.63 GB an activation."""
+    size = VideoSize(163, 480, 848)
+    decode = decode_need(MOCHI_1.decoder, 0, torch.bfloat16, size).working / 1e9
+    assert 2.6 + 3 * 0.63 < decode < 2.6 + 8 * 0.63
+
+
+@pytest.mark.parametrize("size", [VideoSize(6 * 10**12 + 1, 16, 16), VideoSize(1, 16 * 10**9, 16)])
+def test_absurd_sizes_are_not_traced(size: VideoSize) -> None:
+    assert denoise_need(MOCHI_1.dit, 0, torch.bfloat16, size).total > 2**40
+    assert decode_need(MOCHI_1.decoder, 0, torch.bfloat16, size).total > 2**30
+    assert encode_need(MOCHI_1.encoder, 0, torch.bfloat16, size).total > 2**30
