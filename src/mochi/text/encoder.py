@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import T5EncoderModel
 
 MAX_TOKENS = 256
+VOCABULARIES = ("tokenizer.json", "spiece.model")
 _QUOTED_CHARS = 400
 
 
@@ -128,6 +131,7 @@ class TextEncoder:
         """Give the encoder's memory back; encoding is an error from now on, counting is not."""
         self._model = None
         gc.collect()  # transformers' modules may sit in reference cycles
+        _trim()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         elif self.device.type == "mps":
@@ -190,8 +194,10 @@ def load_tokenizer(folder: str | Path) -> Any:
         WeightsError: there is none, or it cannot be read; says how to get one.
     """
     folder = Path(folder)
-    if not folder.is_dir() or not any(folder.iterdir()):
-        raise WeightsError(f"no tokenizer here; {HOW_TO_GET}", folder)
+    # Without this, transformers answers a folder that holds no vocabulary with an empty one.
+    if not any((folder / name).is_file() for name in VOCABULARIES):
+        missing = f"no tokenizer here (neither {' nor '.join(VOCABULARIES)})"
+        raise WeightsError(f"{missing}; {HOW_TO_GET}", folder)
     from transformers import AutoTokenizer
 
     try:
@@ -203,3 +209,9 @@ def load_tokenizer(folder: str | Path) -> Any:
         raise WeightsError(
             f"cannot be read as a tokenizer: {reason}; {HOW_TO_GET}", folder
         ) from error
+
+
+def _trim() -> None:
+    """Hand freed memory back to the system where the C library would keep it (glibc alone can)."""
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)

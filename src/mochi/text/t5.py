@@ -113,7 +113,11 @@ def _config(folder: Path) -> T5Config:
     kind = content.get("model_type") if isinstance(content, dict) else None
     if kind != "t5":
         raise WeightsError(f"describes a model of type {kind!r}, not a t5", path)
-    return T5Config.from_dict(content)
+    try:
+        return T5Config.from_dict(content)
+    except Exception as error:  # its validators raise errors of their own, of many lines
+        reason = " ".join(str(error).split())
+        raise WeightsError(f"cannot be read as a T5 config: {reason}", path) from error
 
 
 def _tensors(folder: Path, model: T5EncoderModel) -> Iterator[tuple[str, Tensor]]:
