@@ -84,26 +84,26 @@ def read_header(file: BinaryIO, file_bytes: int) -> Header:
     if not file_bytes:
         raise WeightsError("is empty (0 bytes)")
     header_bytes = int.from_bytes(prefix, "little")
-    if file_bytes < PREFIX_BYTES or header_bytes > MAX_HEADER_BYTES or header_bytes < 2:
-        raise WeightsError(f"is no safetensors file{_looks_like(prefix + file.read(32))}")
-    if PREFIX_BYTES + header_bytes > file_bytes:
-        raise WeightsError(
-            f"is truncated or no safetensors file: a header of {header_bytes} bytes is announced, "
-            f"{file_bytes - PREFIX_BYTES} follow"
-        )
+    start = PREFIX_BYTES + header_bytes
+    if header_bytes > MAX_HEADER_BYTES or start > file_bytes or file_bytes < PREFIX_BYTES:
+        raise WeightsError(_what_else(prefix + file.read(40), header_bytes, file_bytes))
     entries = _parse_json(file.read(header_bytes))
     metadata = _check_metadata(entries.pop("__metadata__", None))
-    start = PREFIX_BYTES + header_bytes
     tensors = {name: _check_entry(name, entry, start) for name, entry in entries.items()}
     _check_tiling(tensors, start, file_bytes)
     return Header(tensors, metadata, start)
 
 
-def _looks_like(first_bytes: bytes) -> str:
+def _what_else(first_bytes: bytes, header_bytes: int, file_bytes: int) -> str:
     for magic, what in _OTHER_FORMATS:
         if first_bytes.startswith(magic):
-            return f" but {what}"
-    return ": its first 8 bytes are no header size"
+            return f"is no safetensors file but {what}"
+    if header_bytes > MAX_HEADER_BYTES or file_bytes < PREFIX_BYTES:
+        return "is no safetensors file: its first 8 bytes are no header size"
+    return (
+        f"is truncated or no safetensors file: a header of {header_bytes} bytes is announced, "
+        f"{file_bytes - PREFIX_BYTES} follow"
+    )
 
 
 def _parse_json(raw: bytes) -> dict[str, Any]:

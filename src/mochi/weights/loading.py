@@ -34,7 +34,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 ALWAYS_FLOAT32 = frozenset({"pos_frequencies"})  # SPEC 2: bf16 could not tell positions apart
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-_CHECKED_AT_ONCE = 1 << 22  # elements; keeps the temporaries of a check below 32 MiB
+_COUNTED_AT_ONCE = 1 << 22  # elements, so that the temporaries stay small
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ def load_dit(
 
     Args:
         source: a `.safetensors` file, all shards of one, their index, or a model folder.
-        device: where the weights go; on the CPU they stay in the mapped file.
+        device: where the weights go; on the CPU they stay in the mapped file, and for `meta` they
+            are not read.
         dtype: cast to this; None keeps what is stored. `pos_frequencies` is always float32.
         check_finite: read all weights once and refuse NaN and infinity.
 
@@ -137,6 +138,8 @@ def _load(
     fitted.report.raise_if_bad(kind.article, files.label)
 
     def read(name: str) -> Tensor:
+        if torch.device(device).type == "meta":
+            return torch.empty(files.shape(name), dtype=files.dtype(name), device="meta")
         return _read_floats(files, name, check_finite)
 
     state = {
@@ -211,14 +214,14 @@ def _read_floats(files: TensorFiles, name: str, check_finite: bool) -> Tensor:
 
 
 def _count_non_finite(tensor: Tensor) -> int:
-    """How many values are NaN or infinite, in one pass without a copy."""
-    flat, bad = tensor.flatten(), 0
-    for chunk in flat.split(_CHECKED_AT_ONCE):
-        # a sum cannot be finite when a summand is not, and costs no temporary; a float32 sum of
-        # finite values may overflow, so only then are they looked at one by one
-        if not chunk.sum(dtype=torch.float32).isfinite():
-            bad += int((~chunk.isfinite()).sum())
-    return bad
+    """How many values are NaN or infinite; as a rule one pass without a temporary."""
+    if not tensor.numel():
+        return 0
+    low, high = torch.aminmax(tensor)  # both become NaN where there is one
+    if low.isfinite() and high.isfinite():
+        return 0
+    chunks = tensor.flatten().split(_COUNTED_AT_ONCE)
+    return sum(int((~chunk.isfinite()).sum()) for chunk in chunks)
 
 
 def _placed(

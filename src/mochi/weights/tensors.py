@@ -129,6 +129,10 @@ class TensorFiles:
         first, more = self.files[0].path, len(self.files) - 1
         return f"{first} (and {more} more)" if more else str(first)
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor, without touching its data."""
+        return self._owner[name].shape(name)
+
     def dtype(self, name: str) -> torch.dtype:
         """Dtype of a tensor, without touching its data."""
         return self._owner[name].dtype(name)
