@@ -123,7 +123,7 @@ def _config(folder: Path) -> T5Config:
 def _tensors(folder: Path, model: T5EncoderModel) -> Iterator[tuple[str, Tensor]]:
     """The encoder's weights in the files of a folder, their names and shapes checked."""
     expected = {name: parameter.shape for name, parameter in model.state_dict().items()}
-    for path in _files(folder):
+    for path in weight_files(folder):
         try:
             with safe_open(str(path), framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118 (no mapping, it has nothing else to iterate)
@@ -137,7 +137,7 @@ def _tensors(folder: Path, model: T5EncoderModel) -> Iterator[tuple[str, Tensor]
             raise WeightsError(f"cannot be read as safetensors: {error}", path) from error
 
 
-def _files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     """The safetensors files that make one whole encoder.
 
     A folder may hold the weights twice, as float32 and as a bf16 variant, each with an index if
