@@ -68,9 +68,14 @@ def words_of(text: str) -> list[str]:
     return re.sub(r"[\W_]+", " ", plain).split()
 
 
-def paraphrase(scene: HasAttributes, rng: np.random.Generator) -> str:
-    """One of very many everyday prompts that this scene answers."""
-    text = _weighted(_frames(scene.motion, rng), rng).format_map(_slots(scene, rng))
+def paraphrase(scene: HasAttributes, rng: np.random.Generator, complete: bool = False) -> str:
+    """One of very many everyday prompts that this scene answers.
+
+    Args:
+        complete: say all four attributes; otherwise now and then one is left to the painter.
+    """
+    frames = sentences.WHOLE if complete else _frames(scene.motion, rng)
+    text = _weighted(frames, rng).format_map(_slots(scene, rng, complete))
     if rng.random() < 0.2:
         text = f"{_any(sentences.OPENINGS, rng)} {text}"
     if rng.random() < 0.15:
@@ -124,7 +129,7 @@ def _frames(motion: str, rng: np.random.Generator) -> sentences.Frames:
     return sentences.NO_MOTION if no_motion else sentences.WHOLE
 
 
-def _slots(scene: HasAttributes, rng: np.random.Generator) -> dict[str, str]:
+def _slots(scene: HasAttributes, rng: np.random.Generator, complete: bool) -> dict[str, str]:
     """The text of every slot of a sentence frame."""
     move, moves, moving = _verb(scene.motion, rng)
     ground = _plainest_or_any(phrases.GROUND_WORDS[scene.background], rng)
@@ -133,10 +138,10 @@ def _slots(scene: HasAttributes, rng: np.random.Generator) -> dict[str, str]:
     slots["ground"] = _plainest_or_any(phrases.GROUND_PHRASES, rng).format(ground)
     slots["tag"] = _plainest_or_any(phrases.GROUND_TAGS, rng).format(ground)
     noun = _plainest_or_any(phrases.SHAPE_WORDS[scene.shape], rng)
-    if rng.random() < _NO_SHAPE:
+    if rng.random() < _NO_SHAPE and not complete:
         noun = _any(phrases.ANY_SHAPE_WORDS, rng)
     colour = _plainest_or_any(phrases.COLOUR_WORDS[scene.colour], rng)
-    if rng.random() < _NO_COLOUR:
+    if rng.random() < _NO_COLOUR and not complete:
         slots |= {"name": noun, "thing": f"a {noun}"}
         return slots
     size = f"{_any(sentences.SIZES, rng)} " if rng.random() < 0.1 else ""
