@@ -25,7 +25,8 @@ class Goldens:
 
     def __init__(self, folder: Path):
         spec = importlib.util.spec_from_file_location("golden_fill", folder / "fill.py")
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         fill = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(fill)
         self.tensor: Callable[..., Tensor] = fill.tensor

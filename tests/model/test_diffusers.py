@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.model.golden import relative
 
 from mochi.core.config import DecoderConfig, DiTConfig, EncoderConfig
 from mochi.model.decoder import Decoder
@@ -17,7 +18,6 @@ from mochi.model.dit import AsymmDiT
 from mochi.model.encoder import Encoder
 from mochi.weights.layouts import DIFFUSERS_DECODER, DIFFUSERS_DIT, DIFFUSERS_ENCODER
 from mochi.weights.names import Table
-from tests.model.golden import relative
 
 diffusers = pytest.importorskip("diffusers")
 

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from tests.model.golden import prompt_mask, relative
 from torch import Tensor
 
 from mochi.core.config import DiTConfig
@@ -14,7 +15,6 @@ from mochi.model.conditioning import TimestepEmbedder
 from mochi.model.dit import AsymmDiT
 from mochi.model.exchange import OneDevice, attend
 from mochi.model.rope import positions, rotate
-from tests.model.golden import prompt_mask, relative
 
 TINY = DiTConfig(depth=2, heads=2, head_dim=16, visual_width=32, text_width=16, text_features=24)
 

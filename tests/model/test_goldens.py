@@ -6,12 +6,12 @@ import re
 
 import pytest
 import torch
+from tests.model.golden import DECODER, DIT, ENCODER, Goldens, prompt_mask, relative, shrunk
 
 from mochi.core.config import MOCHI_1
 from mochi.model.decoder import Decoder
 from mochi.model.dit import AsymmDiT
 from mochi.model.encoder import Encoder, fourier_features
-from tests.model.golden import DECODER, DIT, ENCODER, Goldens, prompt_mask, relative, shrunk
 
 LIMIT = 1e-5
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.model.golden import relative
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -13,7 +14,6 @@ from mochi.model.causal import CausalConv3d, FrameNorm
 from mochi.model.decoder import Decoder, depth_to_space_time
 from mochi.model.encoder import Encoder, Posterior
 from mochi.model.exchange import FrameStream, WholeVideo
-from tests.model.golden import relative
 
 DECODERS = [
     DecoderConfig(channels=(64, 32, 32, 32), blocks=(1, 1, 0, 2, 1)),

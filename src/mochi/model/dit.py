@@ -264,17 +264,21 @@ def attend_valid(
 ) -> Tensor:
     """Attention without padding: sliced off, never masked.
 
-    Rows of equal length attend together; otherwise each row by itself, and the outputs of its
-    padding are zero (nobody reads them).
+    Rows with equally many text tokens attend together; outputs of padding are zero, and nobody
+    reads them.
     """
     if len(set(counts)) <= 1:
         return attention(q_BSHK, k_BSHK, v_BSHK)
-    rows = []
-    for row, count in enumerate(counts):
-        part = slice(0, visual_tokens + count)
-        out = attention(*(x[row : row + 1, part] for x in (q_BSHK, k_BSHK, v_BSHK)))
-        rows.append(F.pad(out, (0, 0, 0, 0, 0, q_BSHK.shape[1] - part.stop)))
-    return torch.cat(rows)
+    groups: list[Tensor] = []
+    order: list[int] = []
+    for count in sorted(set(counts)):
+        rows = [row for row, other in enumerate(counts) if other == count]
+        length = visual_tokens + count
+        out = attention(*(x[rows, :length] for x in (q_BSHK, k_BSHK, v_BSHK)))
+        groups.append(F.pad(out, (0, 0, 0, 0, 0, q_BSHK.shape[1] - length)))
+        order += rows
+    back = sorted(range(len(order)), key=order.__getitem__)
+    return torch.cat(groups)[back]
 
 
 class PatchEmbed(nn.Module):

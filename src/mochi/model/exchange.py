@@ -29,6 +29,14 @@ def attend(q_BSHK: Tensor, k_BSHK: Tensor, v_BSHK: Tensor) -> Tensor:
     return out_BHSK.transpose(1, 2)
 
 
+def attend_by_matmul(q_BSHK: Tensor, k_BSHK: Tensor, v_BSHK: Tensor) -> Tensor:
+    """The same by its definition. Faster to train on a CPU where sequences are short: the fused
+    kernel's backward pass took three times as long at 100 tokens in bfloat16."""
+    q_BHSK, k_BHSK, v_BHSK = (x.transpose(1, 2) for x in (q_BSHK, k_BSHK, v_BSHK))
+    scores_BHSS = (q_BHSK * q_BHSK.shape[-1] ** -0.5) @ k_BHSK.transpose(-1, -2)
+    return (scores_BHSS.softmax(dim=-1) @ v_BHSK).transpose(1, 2)
+
+
 class TokenExchange(Protocol):
     """Moves visual tokens and attention heads between the devices that share one video.
 

@@ -15,6 +15,7 @@ from torch.func import functional_call
 
 from mochi.core.config import DiTConfig
 from mochi.model.dit import AsymmDiT
+from mochi.model.exchange import attend_by_matmul
 from mochi.training.checkpoint import resume, save_progress
 from mochi.training.ema import WeightAverage
 from mochi.training.muon import Muon
@@ -49,6 +50,7 @@ class TextToLatent(nn.Module):
             )
         )
         self.dit = AsymmDiT(config)
+        self.dit.attention = attend_by_matmul
         self._initialise()
 
     @torch.no_grad()
@@ -124,8 +126,9 @@ def train_dit(
     Every step draws its rows, captions and noise from (seed, step), so a resumed run sees what
     an uninterrupted one would.
     """
-    torch.manual_seed(recipe.seed)
-    model = TextToLatent(config, text, len(tokenizer)).to(device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)  # noqa: TID251 -- initialisers know no generator; forked
+        model = TextToLatent(config, text, len(tokenizer)).to(device)
     average = WeightAverage(model, recipe.ema_decay)
     optimizer = make_optimizer(model, recipe)
     start = resume(folder / "dit.pt", recipe, model, average, optimizer)

@@ -87,8 +87,8 @@ class DitRecipe:
     """The transformer: rectified flow on normalised latents, uniform sigma (SPEC 6)."""
 
     seed: int = 0
-    steps: int = 4000
-    batch: int = 64
+    steps: int = 2200
+    batch: int = 40
     scenes_per_combination: int = 10
     paraphrased: float = 0.5
     caption_dropout: float = 0.1

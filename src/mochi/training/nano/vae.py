@@ -116,8 +116,9 @@ def train_vae(
     Every step draws its clips and noise from (seed, step), so a resumed run sees what an
     uninterrupted one would.
     """
-    torch.manual_seed(recipe.seed)
-    model = Autoencoder(config).to(device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)  # noqa: TID251 -- initialisers know no generator; forked
+        model = Autoencoder(config).to(device)
     average = WeightAverage(model, recipe.ema_decay)
     optimizer = Muon(model.parameters(), lr=recipe.learning_rate, adam_lr=recipe.adam_rate)
     start = resume(folder / "vae.pt", recipe, model, average, optimizer)
@@ -127,6 +128,8 @@ def train_vae(
             factor = warmup_cosine(step, recipe.steps, recipe.warmup_steps, floor=0.02)
             group["lr"] = recipe.learning_rate * factor
             group["adam_lr"] = recipe.adam_rate * factor
+        if _freezes_encoder(recipe, step):
+            _take_average(model.encoder, average, "encoder.")
         values = _step(model, optimizer, recipe, step)
         average.update(model)
         done = step + 1
@@ -136,6 +139,18 @@ def train_vae(
             save_progress(folder / "vae.pt", done, recipe, model, average, optimizer)
     model.load_state_dict(average.weights)
     return model.eval()
+
+
+def _freezes_encoder(recipe: VaeRecipe, step: int) -> bool:
+    before = step == 0 or _phase(recipe, step - 1).encoder
+    return before and not _phase(recipe, step).encoder
+
+
+@torch.no_grad()
+def _take_average(module: nn.Module, average: WeightAverage, prefix: str) -> None:
+    """Go on from the averaged weights: what is frozen is what ships."""
+    for name, parameter in module.named_parameters():
+        parameter.copy_(average.weights[prefix + name])
 
 
 def _phase(recipe: VaeRecipe, step: int) -> VaePhase:
