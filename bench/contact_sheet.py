@@ -28,6 +28,7 @@ GAP, SCALE = 4, 2
 
 
 def main() -> None:
+    """Draw the sheet."""
     pipe = mochi.load("nano")
     columns = []
     for seed, prompt in enumerate(PROMPTS):

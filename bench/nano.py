@@ -78,6 +78,7 @@ def spread(seconds: list[float]) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Measure, print, and write where asked."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -91,7 +92,7 @@ def main() -> None:
         "warm": warm(options.runs),
     }
     text = json.dumps(report, indent=2)
-    print(text)
+    sys.stdout.write(text + "\n")
     if options.output is not None:
         options.output.write_text(text + "\n", encoding="utf-8")
 

@@ -61,8 +61,8 @@ def dpmpp_2m(
 
     The original extrapolates x along the log-SNR, which is infinite at sigma 1 and at sigma 0: near
     both ends its steps never become small, and its order measured from 1 to 0 is 1.7 to 1.8. Here x
-    is taken as smooth in sigma^2: a straight line in sigma^2, integrated exactly over `d(1 / sigma)`, has
-    order 2 up to both ends and no special cases there.
+    is taken as smooth in sigma^2: a straight line in it, integrated exactly over `d(1 / sigma)`,
+    has order 2 up to both ends and no special cases there.
     """
     x = z + sigma * v
     mean = x

@@ -21,7 +21,6 @@ from mochi.training.ema import WeightAverage
 from mochi.training.muon import Muon
 from mochi.training.nano.latents import LatentSet
 from mochi.training.nano.recipe import DitRecipe, TextRecipe
-from mochi.training.schedule import warmup_cosine
 from mochi.training.shapes.captions import canonical, paraphrase
 
 Report = Callable[[dict[str, float]], None]
@@ -133,18 +132,18 @@ def train_dit(
     optimizer = make_optimizer(model, recipe)
     start = resume(folder / "dit.pt", recipe, model, average, optimizer)
     began, recent = time.monotonic(), 0.0
-    for step in range(start, recipe.steps):
+    for step in range(start, recipe.all_steps):
         for group in optimizer.param_groups:
-            factor = warmup_cosine(step, recipe.steps, recipe.warmup_steps, floor=0.02)
+            factor = recipe.rate(step)
             group["lr"] = recipe.learning_rate * factor * group["scale"]
             group["adam_lr"] = recipe.adam_rate * factor * group["scale"]
         loss = _step(model, optimizer, recipe, latents, tokenizer, step)
         recent = loss if step == start else 0.95 * recent + 0.05 * loss
         average.update(model)
         done = step + 1
-        if report is not None and (done % 20 == 0 or done == recipe.steps):
+        if report is not None and (done % 20 == 0 or done == recipe.all_steps):
             report({"step": done, "seconds": time.monotonic() - began, "loss": recent})
-        if done % recipe.save_every == 0 or done == recipe.steps:
+        if done % recipe.save_every == 0 or done == recipe.all_steps:
             save_progress(folder / "dit.pt", done, recipe, model, average, optimizer)
     model.load_state_dict(average.weights, strict=False)
     return model.eval()
@@ -163,7 +162,7 @@ def _step(
     rows = rng.integers(len(latents.scenes), size=recipe.batch).tolist()
     scenes = [latents.scenes[row] for row in rows]
     captions = [
-        paraphrase(scene, rng) if rng.random() < recipe.paraphrased else canonical(scene)
+        paraphrase(scene, rng) if rng.random() < recipe.paraphrase_share(step) else canonical(scene)
         for scene in scenes
     ]
     tokens = tokenizer(captions, padding=True, return_tensors="pt")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from mochi.core.config import DecoderConfig, DiTConfig, EncoderConfig, ModelConfig
 from mochi.core.sizes import VideoSize
+from mochi.training.schedule import warmup_cosine
 
 NANO = ModelConfig(
     dit=DiTConfig(
@@ -84,10 +85,16 @@ class TextRecipe:
 
 @dataclass(frozen=True)
 class DitRecipe:
-    """The transformer: rectified flow on normalised latents, uniform sigma (SPEC 6)."""
+    """The transformer: rectified flow on normalised latents, uniform sigma (SPEC 6).
+
+    The last `everyday_steps` see only everyday wording, at `everyday_rate` of the learning rate:
+    the pictures are learned by then, rare words are not.
+    """
 
     seed: int = 0
     steps: int = 2200
+    everyday_steps: int = 300
+    everyday_rate: float = 0.3
     batch: int = 40
     scenes_per_combination: int = 10
     paraphrased: float = 0.5
@@ -99,6 +106,23 @@ class DitRecipe:
     ema_decay: float = 0.998
     bf16: bool = True
     save_every: int = 100
+
+    @property
+    def all_steps(self) -> int:
+        """Steps of both parts."""
+        return self.steps + self.everyday_steps
+
+    def rate(self, step: int) -> float:
+        """Factor of the learning rates at a step."""
+        if step < self.steps:
+            return warmup_cosine(step, self.steps, self.warmup_steps, floor=0.02)
+        return self.everyday_rate * warmup_cosine(
+            step - self.steps, self.everyday_steps, warmup=10, floor=0.02
+        )
+
+    def paraphrase_share(self, step: int) -> float:
+        """Share of captions in everyday wording at a step."""
+        return self.paraphrased if step < self.steps else 1.0
 
 
 @dataclass(frozen=True)
