@@ -24,6 +24,7 @@ help: ## list these commands
 setup: $(VENV)/.dev ## build the environment with all tools for development
 
 video: $(VENV)/.runtime ## build the environment and make a video with nano
+	@mkdir -p "$(dir $(VIDEO))"
 	$(BIN)/mochi generate "$(PROMPT)" --seed 0 --output "$(VIDEO)" --overwrite
 
 test: $(VENV)/.dev ## build the environment and run the tests
