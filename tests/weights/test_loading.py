@@ -145,6 +145,19 @@ def test_the_report_lists_missing_unexpected_and_wrong(states: dict[str, State],
     assert report.unexpected == {"blocks.1.attn.extra.bias": (3,)}
 
 
+def test_a_missing_last_block_is_missing_and_nothing_else(states: dict[str, State], write: Write):
+    path = write({n: t for n, t in states["dit"].items() if not n.startswith("blocks.2.")})
+    report = check("dit", path)
+    assert not report.unexpected
+    assert not report.wrong_shape
+    assert set(report.missing) == {n for n in states["dit"] if n.startswith("blocks.2.")}
+
+
+def test_one_foreign_tensor_does_not_make_a_block(states: dict[str, State], write: Write):
+    path = write({**states["dit"], "blocks.2.mlp_y.w2.weight": torch.zeros(24, 256)})
+    assert check("dit", path).unexpected == {"blocks.2.mlp_y.w2.weight": (24, 256)}
+
+
 def test_a_long_report_is_cut():
     report = LoadReport.compare({f"a{i}": (1,) for i in range(40)}, {})
     assert str(report).endswith("and 28 more")

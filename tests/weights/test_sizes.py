@@ -96,7 +96,7 @@ def test_any_vae(widths: tuple[int, ...], blocks: tuple[int, ...], time: tuple[i
         (DecoderConfig(), "output_proj.weight", (3, 7), "norm groups"),
         (EncoderConfig(), "layers.9.layers.0.weight", (1, 1, 1, 1, 1), "layers.N.layers"),
         (EncoderConfig(), "layers.4.layers.0.weight", (128, 64, 4, 2, 2), "by other than 6"),
-        (DiTConfig(depth=1), "blocks.99999.mod_x.bias", (1,), "blocks up to number 99999"),
+        (DiTConfig(depth=1), "blocks.99999.mod_x.bias", (1,), "and blocks up to number 99999"),
         (DiTConfig(depth=1), "t_embedder.mlp.0.weight", (3072, 255), "odd number"),
     ],
 )

@@ -49,6 +49,16 @@ def test_two_views_share_memory_and_outlive_the_file_object(path: Path):
     assert first.sum() == 66
 
 
+def test_a_tensor_owns_its_bytes_alone(path: Path, tmp_path: Path):
+    """Else saving or copying one tensor would drag the whole file along."""
+    tensor = TensorFile(path).tensor("grid")
+    assert tensor.untyped_storage().nbytes() == 12 * 4
+    torch.save(tensor, tmp_path / "one.pt")
+    assert (tmp_path / "one.pt").stat().st_size < 3000
+    path.unlink()  # a replaced file does not matter to who has it open
+    assert tensor.sum() == 66
+
+
 def test_writing_neither_warns_nor_reaches_the_file(path: Path):
     before = path.read_bytes()
     with warnings.catch_warnings():

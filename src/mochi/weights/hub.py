@@ -35,6 +35,7 @@ class DownloadPlan:
         licence: as the repository's card states it, or None.
         files: what is needed, in order.
         here: names of the files that are in place already.
+        missing_bytes: what is still to come, less what an interrupted run left of it.
         absent: parts of the model that the repository does not have.
         folder: where the model will be.
         free_bytes: room on that disk.
@@ -45,6 +46,7 @@ class DownloadPlan:
     licence: str | None
     files: tuple[RemoteFile, ...]
     here: frozenset[str]
+    missing_bytes: int
     absent: tuple[ModelPart, ...]
     folder: Path
     free_bytes: int
@@ -54,13 +56,9 @@ class DownloadPlan:
         """Size of all files."""
         return sum(file.size for file in self.files)
 
-    @property
-    def missing_bytes(self) -> int:
-        """Size of the files that are still to come."""
-        return sum(file.size for file in self.files if file.name not in self.here)
-
     def __str__(self) -> str:
-        here = f", {_gb(self.total_bytes - self.missing_bytes)} of it here" if self.here else ""
+        arrived = self.total_bytes - self.missing_bytes
+        here = f", {_gb(arrived)} of it here" if arrived else ""
         lacks = f"; it has no {', '.join(self.absent)}" if self.absent else ""
         return (
             f"{self.repo_id} at {self.commit[:8]}: licence {self.licence or 'not stated'}, "
@@ -107,7 +105,7 @@ def download(
         variant: of a diffusers folder, such as `bf16`.
         cache: another place for the cache.
         on_plan: called once before the first byte; raise in it to stop.
-        on_progress: called about every megabyte.
+        on_progress: called whenever bytes arrive.
         retry: patience with a server that fails.
 
     Raises:
@@ -172,16 +170,24 @@ def _plan(
         raise DownloadError(f"{repo_id} has no {' or '.join(parts)} that Mochi can read")
     names = dict.fromkeys(name for part in ("", *parts) for name in chosen[part])
     files = tuple(_remote(known[name]) for name in names)
+    here = frozenset(file.name for file in files if place.has(file))
     return DownloadPlan(
         repo_id=repo_id,
         commit=info.sha,
         licence=_licence(info),
         files=files,
-        here=frozenset(file.name for file in files if place.has(file)),
+        here=here,
+        missing_bytes=sum(_missing(file, place) for file in files if file.name not in here),
         absent=absent,
         folder=place.folder,
         free_bytes=_free_bytes(place.folder),
     )
+
+
+def _missing(file: RemoteFile, place: Place) -> int:
+    partial = place.partial(file)
+    arrived = partial.stat().st_size if partial.is_file() else 0
+    return max(0, file.size - arrived)
 
 
 def _remote(sibling: Any) -> RemoteFile:
@@ -214,7 +220,7 @@ def _fetch_all(
     on_progress: OnProgress,
     retry: Retry,
 ) -> None:
-    done = plan.total_bytes - plan.missing_bytes
+    done = sum(file.size for file in plan.files if file.name in plan.here)
     for file in plan.files:
         if file.name in plan.here:
             continue

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from mochi.weights.names import Part, Rule, Table, count, indices
+from mochi.weights.names import DIT_BLOCK, DIT_INNER, Part, Rule, Table, count, depth, indices
 from mochi.weights.ops import STACK, SWAP_HALVES, Op
 from mochi.weights.templates import Numbers
 
@@ -44,8 +44,13 @@ ORIGINAL_ENCODER = _same("encoder", ("layers.0.weight", "output_norm.weight", "o
 # --------------------------------------------------------------------------------------- diffusers
 
 
-def _dit_numbers(prefix: str) -> Callable[[Iterable[str]], Numbers]:
-    return lambda names: {"last": count(names, prefix) - 1}
+def _dit_ours(names: Iterable[str]) -> Numbers:
+    return {"last": depth(names, DIT_BLOCK, DIT_INNER) - 1}
+
+
+def _dit_theirs(names: Iterable[str]) -> Numbers:
+    inner = ("attn1.to_add_out.weight", "ff_context.net.0.proj.weight", "ff_context.net.2.weight")
+    return {"last": depth(names, "transformer_blocks.{n}.", inner) - 1}
 
 
 DIFFUSERS_DIT = Table(
@@ -56,8 +61,8 @@ DIFFUSERS_DIT = Table(
         "patch_embed.proj.weight",
         "time_embed.timestep_embedder.linear_1.weight",
     ),
-    our_numbers=_dit_numbers("blocks.{n}."),
-    their_numbers=_dit_numbers("transformer_blocks.{n}."),
+    our_numbers=_dit_ours,
+    their_numbers=_dit_theirs,
     rules=(
         Rule("pos_frequencies", ("pos_frequencies",)),
         *_rows(

@@ -14,6 +14,9 @@ from mochi.weights.templates import Numbers, Template, Values
 
 Part = Literal["dit", "decoder", "encoder"]
 
+DIT_BLOCK = "blocks.{n}."
+DIT_INNER = ("attn.proj_y.weight", "mlp_y.w1.weight", "mlp_y.w2.weight")
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -150,3 +153,18 @@ def indices(names: Iterable[str], prefix: str) -> set[int]:
 def count(names: Iterable[str], prefix: str) -> int:
     """One more than the largest such number, or 0 where there is none."""
     return max(indices(names, prefix), default=-1) + 1
+
+
+def depth(names: Iterable[str], block: str, inner: tuple[str, ...]) -> int:
+    """How many blocks a transformer has, by the names of its tensors under `block`.
+
+    Args:
+        names: the names.
+        block: the prefix of a block, with `{n}` for its number.
+        inner: tensors that all blocks have but the last. Where the highest block has most of
+            them, it is not the last: a shard is missing.
+    """
+    known = set(names)
+    last = count(known, block) - 1
+    found = sum(f"{block.format(n=last)}{name}" in known for name in inner)
+    return last + 2 if 2 * found > len(inner) else last + 1

@@ -23,7 +23,7 @@ from mochi.core.config import (
 )
 from mochi.core.errors import WeightsError
 from mochi.core.sizes import SPACE_FACTOR, TIME_FACTOR
-from mochi.weights.names import Part, indices
+from mochi.weights.names import DIT_BLOCK, DIT_INNER, Part, depth, indices
 
 Shapes = Mapping[str, tuple[int, ...]]
 Witness = tuple[str, int, Fraction]
@@ -43,10 +43,9 @@ def dit_config(shapes: Shapes) -> DiTConfig:
     width = _vote(shapes, "visual_width", _VISUAL_WIDTH)
     text_width = _vote(shapes, "text_width", _TEXT_WIDTH)
     head_dim = _vote(shapes, "head_dim", _HEAD_DIM)
-    block_indices = indices(shapes, "blocks.{n}.")
     return _checked(
         lambda: DiTConfig(
-            depth=_depth(shapes, block_indices),
+            depth=_depth(shapes),
             heads=width // head_dim,
             head_dim=head_dim,
             visual_width=width,
@@ -92,11 +91,11 @@ def _ffn(stream: str) -> tuple[Witness, ...]:
     )
 
 
-def _depth(shapes: Shapes, block_indices: set[int]) -> int:
-    depth = max(block_indices, default=-1) + 1
-    if not block_indices or depth > len(shapes):  # a name such as blocks.99999 is no block
-        raise WeightsError(f"has {len(block_indices)} blocks up to number {depth - 1}")
-    return depth
+def _depth(shapes: Shapes) -> int:
+    blocks = depth(shapes, DIT_BLOCK, DIT_INNER)
+    if not 0 < blocks <= len(shapes):  # a name such as blocks.99999 is no block
+        raise WeightsError(f"has {len(shapes)} tensors and blocks up to number {blocks - 1}")
+    return blocks
 
 
 def decoder_config(shapes: Shapes) -> DecoderConfig:

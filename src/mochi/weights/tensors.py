@@ -3,6 +3,9 @@
 The map is private (copy-on-write). A parameter that is trained or patched in place gets pages of
 its own at the first write; the file never changes. What is only read stays in the page cache,
 which the system can drop and share: no second copy.
+
+As with every map, a program that shortens the file in place meanwhile takes the memory away from
+under us. Replace checkpoints by renaming, as everything here does.
 """
 
 from __future__ import annotations

@@ -176,7 +176,7 @@ def _receive(url: str, headers: Mapping[str, str], partial: Partial) -> None:
         begins = f"bytes {partial.here}-"
         if partial.here and not response.headers.get("Content-Range", "").startswith(begins):
             partial.restart()  # the server ignored the range and sends everything
-        for block in response.iter_bytes(READ_BYTES):
+        for block in response.iter_bytes():  # as they come: a break loses nothing
             partial.append(block)
             if partial.here > partial.file.size:
                 break

@@ -131,7 +131,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send(200, body.encode(), {"Content-Type": "application/json"})
 
     def answer_file(self, path: str, headers: dict[str, str]) -> None:
-        name = unquote(path).partition(f"/{COMMIT}/")[2]
+        name = unquote(path).partition("/resolve/")[2].partition("/")[2]
         content = self.hub.files.get(name)
         if content is None:
             self.fail(404, "EntryNotFound")
