@@ -6,7 +6,7 @@ the first rule that matches a name is the rule for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from mochi.weights.names import DIT_BLOCK, DIT_INNER, Part, Rule, Table, count, depth, indices
 from mochi.weights.ops import STACK, SWAP_HALVES, Op
