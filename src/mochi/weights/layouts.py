@@ -50,7 +50,8 @@ def _dit_ours(names: Iterable[str]) -> Numbers:
 
 def _dit_theirs(names: Iterable[str]) -> Numbers:
     inner = ("attn1.to_add_out.weight", "ff_context.net.0.proj.weight", "ff_context.net.2.weight")
-    return {"last": depth(names, "transformer_blocks.{n}.", inner) - 1}
+    last = "norm1_context.linear_1.weight"
+    return {"last": depth(names, "transformer_blocks.{n}.", inner, last) - 1}
 
 
 DIFFUSERS_DIT = Table(

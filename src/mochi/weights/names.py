@@ -155,16 +155,17 @@ def count(names: Iterable[str], prefix: str) -> int:
     return max(indices(names, prefix), default=-1) + 1
 
 
-def depth(names: Iterable[str], block: str, inner: tuple[str, ...]) -> int:
+def depth(names: Iterable[str], block: str, inner: tuple[str, ...], last: str = "") -> int:
     """How many blocks a transformer has, by the names of its tensors under `block`.
 
     Args:
         names: the names.
         block: the prefix of a block, with `{n}` for its number.
-        inner: tensors that all blocks have but the last. Where the highest block has most of
-            them, it is not the last: a shard is missing.
+        inner: tensors that all blocks have but the last. Where the highest block has one of them,
+            it is not the last: a shard is missing.
+        last: a tensor that the last block alone has, which settles it.
     """
     known = set(names)
-    last = count(known, block) - 1
-    found = sum(f"{block.format(n=last)}{name}" in known for name in inner)
-    return last + 2 if 2 * found > len(inner) else last + 1
+    highest = count(known, block) - 1
+    here = {name for name in (*inner, last) if f"{block.format(n=highest)}{name}" in known}
+    return highest + 2 if here and last not in here else highest + 1

@@ -45,7 +45,7 @@ def dit_config(shapes: Shapes) -> DiTConfig:
     head_dim = _vote(shapes, "head_dim", _HEAD_DIM)
     return _checked(
         lambda: DiTConfig(
-            depth=_depth(shapes),
+            depth=_depth(shapes, text_width),
             heads=width // head_dim,
             head_dim=head_dim,
             visual_width=width,
@@ -91,8 +91,10 @@ def _ffn(stream: str) -> tuple[Witness, ...]:
     )
 
 
-def _depth(shapes: Shapes) -> int:
-    blocks = depth(shapes, DIT_BLOCK, DIT_INNER)
+def _depth(shapes: Shapes, text_width: int) -> int:
+    highest = max(indices(shapes, DIT_BLOCK), default=-1)
+    scales_only = shapes.get(f"blocks.{highest}.mod_y.weight", (0,))[:1] == (text_width,)
+    blocks = highest + 1 if scales_only else depth(shapes, DIT_BLOCK, DIT_INNER)
     if not 0 < blocks <= len(shapes):  # a name such as blocks.99999 is no block
         raise WeightsError(f"has {len(shapes)} tensors and blocks up to number {blocks - 1}")
     return blocks
