@@ -28,7 +28,19 @@ def test_the_name_says_the_format(name: str, kind: str, path: str, frame_name: s
 
 @pytest.mark.parametrize(
     "name",
-    ["", "/", "a.mov", "a.mp5", "a.png", "a%s.png", "a%d%d.png", "a%3d%%.png", "..", "a.txt"],
+    [
+        "",
+        "/",
+        "a.mov",
+        "a.mp5",
+        "a.png",
+        "a%s.png",
+        "a%d%d.png",
+        "a%3d%%.png",
+        "..",
+        "a.txt",
+        "a\0b.mp4",
+    ],
 )
 def test_other_names_are_refused_with_the_list(name: str) -> None:
     with pytest.raises(RequestError, match=r"\.mp4.*\.webm.*\.gif.*PNG"):

@@ -16,7 +16,7 @@ import pytest
 import mochi.video.encode
 from mochi.core.errors import OutputError, RequestError, VideoError
 from mochi.video import writer as writer_module
-from mochi.video.reader import read_video
+from mochi.video.reader import probe, read_video
 from mochi.video.writer import open_writer, write_video
 
 KINDS = ("a.mp4", "a.webm", "a.gif", "frames/")
@@ -145,6 +145,34 @@ def test_odd_sides_work_where_the_format_has_them(tmp_path: Path, name: str) -> 
     frames = np.full((3, 33, 17, 3), 77, np.uint8)
     write_video(target(tmp_path, name), frames, 10)
     assert np.array_equal(read_video(tmp_path / name), frames)
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(("height", "width"), [(2, 2), (2, 400), (400, 2), (18, 50)])
+def test_strange_shapes(tmp_path: Path, name: str, height: int, width: int) -> None:
+    frames = np.full((3, height, width, 3), 120, np.uint8)
+    write_video(target(tmp_path, name), frames, 10)
+    assert np.abs(read_video(tmp_path / name).astype(int) - 120).max() <= 3
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.webm", "frames/"])
+@pytest.mark.parametrize("fps", [0.5, 24000 / 1001, 240])
+def test_strange_rates(tmp_path: Path, clip: np.ndarray, name: str, fps: float) -> None:
+    write_video(target(tmp_path, name), clip[:5], fps)
+    assert probe(tmp_path / name).fps == pytest.approx(fps, rel=2e-3)
+    assert len(read_video(tmp_path / name, fps=fps)) == 5
+
+
+def test_what_the_encoder_refuses_is_one_clear_error(
+    tmp_path: Path, clip: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object) -> None:
+        raise av.error.ExternalError(-542398533, "Generic error in an external library")
+
+    monkeypatch.setattr(mochi.video.encode, "to_yuv", refuse)
+    with pytest.raises(VideoError, match="cannot be encoded: Generic error"):
+        write_video(tmp_path / "a.mp4", clip, 30)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -305,10 +333,13 @@ def test_ctrl_c_in_the_middle(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
     )
     part = tmp_path / ".a.mp4.mochi-part"
-    while child.poll() is None and not (part.exists() and part.stat().st_size > 0):
-        time.sleep(0.02)
-    child.send_signal(signal.SIGINT)
-    _, said = child.communicate(timeout=60)
+    try:
+        while child.poll() is None and not (part.exists() and part.stat().st_size > 0):
+            time.sleep(0.02)
+        child.send_signal(signal.SIGINT)
+        _, said = child.communicate(timeout=600)  # a machine may be very busy
+    finally:
+        child.kill()
     assert b"KeyboardInterrupt" in said
     assert list(tmp_path.iterdir()) == []
 

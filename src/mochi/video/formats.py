@@ -54,7 +54,7 @@ def target_of(path: str | os.PathLike[str]) -> Target:
     text = os.fspath(path)
     name = Path(text)
     suffix = name.suffix.lower()
-    if name.name in ("", ".."):
+    if name.name in ("", "..") or "\0" in text:
         raise RequestError("output", text, "names no file", _LEGAL)
     if text.endswith(os.sep) or not suffix:
         return Target(name, "png")

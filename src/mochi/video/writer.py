@@ -12,6 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av.error
 import numpy as np
 
 from mochi.core.errors import VideoError
@@ -54,7 +55,7 @@ class VideoWriter:
             OutputError: the disk refuses.
         """
         frames_THWC = self._checked(frames)
-        with disk_errors(self.path):
+        with _write_errors(self.path):
             for frame_HWC in frames_THWC:
                 self._sink.write(frame_HWC)
                 self.frames_written += 1
@@ -70,6 +71,16 @@ class VideoWriter:
                 f"uint8 (frames, {height}, {width}, 3) is expected"
             )
         return array
+
+
+@contextmanager
+def _write_errors(path: Path) -> Iterator[None]:
+    """What the disk refuses becomes an OutputError, what the encoder refuses a VideoError."""
+    try:
+        with disk_errors(path):
+            yield
+    except av.error.FFmpegError as error:
+        raise VideoError(f"{path}: cannot be encoded: {error.strerror or error}") from error
 
 
 @contextmanager
@@ -112,14 +123,14 @@ def open_writer(
     known = check_quality(quality)
     pack(request)  # fails here, before there is anything to clean up
     with claim(target.path, overwrite, folder=target.kind == "png") as part:
-        with disk_errors(target.path):
+        with _write_errors(target.path):
             sink = _sink(part, target, rate, size, request, known)
         writer = VideoWriter(target.path, size, sink)
         try:
             yield writer
             if not writer.frames_written:
                 raise VideoError(f"{target.path}: no frame was written")
-            with disk_errors(target.path):
+            with _write_errors(target.path):
                 sink.close()
         except BaseException:
             sink.abandon()
