@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import typer
 import mochi as package
 from mochi.cli.commands import app
 from mochi.cli.progress import Lines, clock, progress
+from mochi.cli.say import say_warnings
 from mochi.core.events import FramesDone, Notice, PhaseEnded, PhaseStarted, StepDone
 from mochi.video.reader import read_video
 from mochi.video.writer import write_video
@@ -117,6 +119,8 @@ def test_a_video_goes_through_the_vae(mochi, tiny_model: Path, here: Path) -> No
     words = ("--frames", 7, "--height", 16, "--width", 16, "--json", "--model", tiny_model)
     report = json.loads(mochi("reconstruct", "in", "-o", "small.mp4", *words).out)
     assert report["output"] == "small.mp4"
+    bare = json.loads(mochi("reconstruct", "in", *words).out)
+    assert bare == {"output": None, "psnr_db": report["psnr_db"]}
     assert 0 < report["psnr_db"] < 60
     assert read_video(here / "small.mp4").shape == (7, 16, 16, 3)
 
@@ -252,6 +256,14 @@ def test_bars_show_every_phase_on_a_terminal() -> None:
     assert "Denoising" in text
     assert "2/2" in text
     assert "[not markup]" in text
+
+
+def test_a_warning_is_one_line_and_only_ours_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings():
+        say_warnings()
+        warnings.warn("theirs", stacklevel=1)
+        warnings.warn_explicit("ours,\nlong", UserWarning, "x.py", 1, module="mochi.text.encoder")
+    assert capsys.readouterr().err == "mochi: warning: ours, long\n"
 
 
 @pytest.mark.parametrize(

@@ -9,24 +9,17 @@ import pytest
 import torch
 
 import mochi
-from mochi.core.errors import Cancelled, DoesNotFitError, RequestError, SamplingError, WeightsError
+from mochi.core.errors import Cancelled, DoesNotFitError, RequestError, SamplingError
 from mochi.core.events import CancelToken, Event, FramesDone, PhaseEnded, PhaseStarted, StepDone
-from mochi.core.latents import DitLatent
 from mochi.pipeline import budget as budget_module
 from mochi.pipeline import prompts as prompts_module
-from mochi.pipeline.latents import StoredLatents
 from mochi.pipeline.pipeline import Pipeline
-from mochi.pipeline.run import Schedule, to_frames
+from mochi.pipeline.run import to_frames
 from mochi.sampling.loop import sample
 from mochi.sampling.noise import draw_noise
 from mochi.video.metadata import read_request
 
 PROMPT = "a red circle moves left on a black background"
-
-
-@pytest.fixture(scope="module")
-def pipe(tiny_model: Path) -> Pipeline:
-    return mochi.load(str(tiny_model), device="cpu")
 
 
 def test_a_prompt_becomes_frames_of_the_models_size(pipe: Pipeline) -> None:
@@ -169,90 +162,6 @@ def test_a_cancel_during_denoising_is_noticed_within_a_step(pipe: Pipeline) -> N
     assert steps == [1, 2]
 
 
-def test_embeddings_stand_in_for_prompts(pipe: Pipeline, tiny_model: Path, tmp_path: Path) -> None:
-    clip = pipe.generate(PROMPT, seed=0, negative_prompt="blue square")
-    clip.embeddings.save(tmp_path / "text.safetensors")
-    kept = mochi.TextFeatures.load(tmp_path / "text.safetensors")
-    fresh = mochi.load(str(tiny_model))
-    again = fresh.generate("said differently", seed=0, embeddings=kept)
-    assert np.array_equal(clip.frames, again.frames)
-    assert not fresh.parts.is_loaded("text")
-    assert "embeddings" in again.record
-    alone = fresh.generate("words", seed=0, embeddings=kept[0], negative_prompt="blue square")
-    assert np.array_equal(clip.frames, alone.frames)
-    without = fresh.generate("words", seed=0, embeddings=kept[0])
-    assert np.array_equal(without.frames, pipe.generate(PROMPT, seed=0).frames)
-
-
-def test_embeddings_of_another_model_are_refused_before_loading(tiny_model: Path) -> None:
-    fresh = mochi.load(str(tiny_model))
-    with pytest.raises(RequestError, match="embeddings"):
-        fresh.generate(PROMPT, embeddings=mochi.TextFeatures.empty(1, 256, 48))
-    with pytest.raises(RequestError, match="embeddings"):
-        fresh.generate(PROMPT, embeddings=mochi.TextFeatures.empty(3, 256, 32))
-    assert not fresh.parts.is_loaded("dit")
-
-
-def test_finished_latents_are_only_decoded(
-    tiny_model: Path, pipe: Pipeline, tmp_path: Path
-) -> None:
-    clip = pipe.generate(PROMPT, seed=0)
-    clip.latents.save(tmp_path / "z.safetensors")
-    fresh = mochi.load(str(tiny_model))
-    heard: list[Event] = []
-    again = fresh.generate(
-        PROMPT, latents=StoredLatents.load(tmp_path / "z.safetensors"), on_event=heard.append
-    )
-    assert np.array_equal(clip.frames, again.frames)
-    assert not fresh.parts.is_loaded("dit")
-    assert not any(isinstance(event, StepDone) for event in heard)
-
-
-def test_latents_in_place_of_noise_and_half_way(pipe: Pipeline) -> None:
-    request = pipe.request(PROMPT, seed=0, guidance=(4.0, 3.0, 2.0, 1.0))
-    clip = pipe.generate(request)
-    noise = DitLatent(draw_noise(request.size.latent.shape(), 0))
-    again = pipe.generate(request, latents=StoredLatents(noise, sigma=1.0))
-    assert np.array_equal(clip.frames, again.frames)
-    sigmas = mochi.linear_quadratic(4)
-    text, empty = clip.embeddings[0], clip.embeddings[1]
-    inputs = text.features, text.mask, empty.features, empty.mask
-    half = sample(pipe.parts.dit(), noise.tensor, *inputs, sigmas[:3], (4.0, 3.0))
-    rest = pipe.generate(request, latents=StoredLatents(DitLatent(half), sigma=sigmas[2]))
-    assert np.array_equal(clip.frames, rest.frames)
-
-
-def test_latents_of_another_size_are_refused(pipe: Pipeline) -> None:
-    wrong = StoredLatents(DitLatent(torch.zeros(1, 12, 2, 4, 4)))
-    with pytest.raises(RequestError, match="latents"):
-        pipe.generate(PROMPT, latents=wrong)
-
-
-def test_a_schedule_that_is_half_done_keeps_the_guidance_of_its_steps(pipe: Pipeline) -> None:
-    request = pipe.request(PROMPT, guidance=(4.0, 3.0, 2.0, 1.0))
-    whole = Schedule.of(request)
-    assert len(whole.sigmas) == 5
-    later = Schedule.of(request, whole.sigmas[2])
-    assert later.guidance == (2.0, 1.0)
-    assert list(later.sigmas) == list(whole.sigmas[2:])
-    assert Schedule.of(request, 0.0).sigmas == []
-
-
-def test_a_wrapped_velocity_is_used(pipe: Pipeline) -> None:
-    calls = []
-
-    def trace(velocity):  # type: ignore[no-untyped-def]
-        def traced(z, sigma, step):  # type: ignore[no-untyped-def]
-            calls.append(step)
-            return velocity(z, sigma, step)
-
-        return traced
-
-    clip = pipe.generate(PROMPT, seed=0, wrap=trace)
-    assert calls == [0, 1, 2, 3]
-    assert np.array_equal(clip.frames, pipe.generate(PROMPT, seed=0).frames)
-
-
 def test_an_impossible_request_loads_nothing(tiny_model: Path, tmp_path: Path) -> None:
     fresh = mochi.load(str(tiny_model))
     bad = [
@@ -348,24 +257,6 @@ def test_pixels_that_are_no_numbers_are_an_error() -> None:
     assert frames[0, 0, :, 0].tolist() == [0, 0, 128, 255, 255]
 
 
-@pytest.mark.parametrize("missing", ["tokenizer", "text_encoder"])
-def test_a_model_without_text_parts_says_so_and_still_takes_embeddings(
-    pipe: Pipeline, tiny_model: Path, tmp_path: Path, missing: str
-) -> None:
-    folder = tmp_path / "model"
-    folder.mkdir()
-    for path in tiny_model.iterdir():
-        if path.name != missing:
-            (folder / path.name).symlink_to(path)
-    fresh = mochi.load(str(folder))
-    with pytest.raises(WeightsError, match=missing):
-        fresh.generate_to(tmp_path / "a.mp4", PROMPT)
-    assert not (tmp_path / "a.mp4").exists()
-    known = pipe.generate(PROMPT, seed=0)
-    again = fresh.generate("words", seed=0, embeddings=known.embeddings)
-    assert np.array_equal(known.frames, again.frames)
-
-
 def test_bfloat16_networks_make_nearly_the_same_video(tiny_model: Path, pipe: Pipeline) -> None:
     half = mochi.load(str(tiny_model), dtype="bfloat16")
     assert half.parts.dit().pos_frequencies.dtype == torch.float32
@@ -385,3 +276,38 @@ def test_a_clip_is_a_value(pipe: Pipeline) -> None:
     clip = pipe.generate(PROMPT, seed=0)
     with pytest.raises(dataclasses.FrozenInstanceError):
         clip.frames = clip.frames[:1]  # type: ignore[misc]
+
+
+def test_the_card_says_what_the_networks_compute_in(tiny_model: Path, tmp_path: Path) -> None:
+    for path in tiny_model.iterdir():
+        if path.name != "mochi.json":
+            (tmp_path / path.name).symlink_to(path)
+    card = json.loads((tiny_model / "mochi.json").read_text())
+    (tmp_path / "mochi.json").write_text(json.dumps(card | {"dtype": "bfloat16"}))
+    assert mochi.load(str(tmp_path)).parts.decoder().output_proj.weight.dtype == torch.bfloat16
+    said = mochi.load(str(tmp_path), dtype="float32")
+    assert said.parts.decoder().output_proj.weight.dtype == torch.float32
+    (tmp_path / "mochi.json").write_text(json.dumps(card | {"dtype": "int3"}))
+    with pytest.raises(RequestError, match="int3"):
+        mochi.load(str(tmp_path))
+
+
+def test_remembered_features_are_forgotten_oldest_first(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh = mochi.load(str(tiny_model))
+    one = 256 * 32 * 4
+    monkeypatch.setattr(prompts_module, "REMEMBERED_BYTES", 3 * one)
+    encoded: list[str] = []
+    encoder = fresh.parts.text()
+    encode = encoder.encode
+    monkeypatch.setattr(
+        encoder, "encode", lambda prompts: encoded.extend(prompts) or encode(prompts)
+    )
+    for prompts in (["a", "red"], ["circle"], ["red"], ["on"], ["a"], ["on", "black", "a"]):
+        fresh.prepare_prompts(prompts)
+    assert encoded == ["a", "red", "circle", "on", "a", "black"]
+    many = ["left", "right", "white", "blue", "square"]
+    fresh.prepare_prompts(many)  # more than may be remembered: all stay for now
+    fresh.prepare_prompts(many)
+    assert encoded[6:] == many

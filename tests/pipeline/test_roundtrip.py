@@ -18,11 +18,6 @@ from mochi.pipeline.roundtrip import Psnr, to_pixels
 
 
 @pytest.fixture(scope="module")
-def pipe(tiny_model: Path) -> Pipeline:
-    return mochi.load(str(tiny_model), device="cpu")
-
-
-@pytest.fixture(scope="module")
 def video() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (13, 32, 48, 3), dtype=np.uint8)
 

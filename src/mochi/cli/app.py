@@ -37,7 +37,7 @@ def run(argv: Sequence[str], interrupt: Interrupt) -> int:
         interrupt.token.check()  # the library below may have turned the signal into a plain exit
         return code
     except (KeyboardInterrupt, Cancelled):
-        say("stopped; no partial file is left")
+        say("stopped")
         return interrupt.exit_code
     except MochiError as error:
         say(f"error: {error}")

@@ -145,19 +145,7 @@ def generate(
     """
     o.check_devices(devices)
     extras = Extras(embeddings, save_embeddings, latents, save_latents, preview)
-    settings: dict[str, Any] = {
-        "negative_prompt": negative_prompt,
-        "frames": frames,
-        "height": height,
-        "width": width,
-        "fps": fps,
-        "seed": seed,
-        "steps": steps,
-        "guidance": o.parse_guidance(guidance),
-        "solver": solver,
-        "threshold": threshold,
-        "linear_steps": linear_steps,
-    }
+    settings = o.request_settings(context)
     asked = _asked_prompt(prompt, embeddings, like)
     o.check_early({"prompt": asked, **settings}, preset, output)
     extras.check_free(overwrite)
@@ -238,4 +226,5 @@ def _report(path: Path, rendered: Rendered, quiet: bool, as_json: bool) -> None:
         )
     elif not quiet:
         request = rendered.request
-        print(f"{path}: {request.size}, seed {request.seed}, {clock(seconds)}")
+        took = clock(seconds) if seconds >= 60 else f"{seconds:.1f} s"
+        print(f"{path}: {request.size}, seed {request.seed}, {took}")

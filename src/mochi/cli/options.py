@@ -12,6 +12,8 @@ from mochi.core.errors import RequestError
 from mochi.core.events import OnEvent, ignore
 from mochi.core.presets import PRESETS
 from mochi.core.request import SOLVER_NAMES
+from mochi.pipeline.settings import FIELDS
+from mochi.pipeline.settings import check_early as check_settings
 
 if TYPE_CHECKING:
     from mochi.pipeline.pipeline import Pipeline
@@ -41,7 +43,8 @@ Devices = Annotated[
 Dtype = Annotated[
     str,
     typer.Option(
-        help="Precision of the networks: auto (as stored; bfloat16 on a GPU), float32, bfloat16.",
+        help="Precision of the networks: auto (as stored; a large model on a GPU is bfloat16), "
+        "float32, bfloat16.",
         metavar="DTYPE",
         rich_help_panel=MACHINE,
     ),
@@ -149,6 +152,19 @@ def parse_guidance(text: str | None) -> float | tuple[float, ...] | None:
     return scales[0] if len(scales) == 1 else scales
 
 
+def request_settings(context: typer.Context) -> dict[str, Any]:
+    """The options of a command that are fields of a request, by their names; None is "not said".
+
+    Raises:
+        RequestError: the guidance is no number.
+    """
+    given = context.params
+    settings = {name: given[name] for name in FIELDS if name in given}
+    for name in ("prompt", "model", "preset"):  # these have ways of their own
+        settings.pop(name, None)
+    return settings | {"guidance": parse_guidance(given["guidance"])}
+
+
 def check_early(
     settings: Mapping[str, Any], preset: str | None = None, output: Path | None = None
 ) -> None:
@@ -157,10 +173,9 @@ def check_early(
     Raises:
         RequestError: a setting breaks its rule, or the output's ending is unknown.
     """
-    from mochi.pipeline import settings as pipeline_settings
     from mochi.video.formats import target_of
 
-    pipeline_settings.check_early(settings, preset)
+    check_settings(settings, preset)
     if output is not None:
         target_of(output)
 

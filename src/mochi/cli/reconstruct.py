@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,20 +16,20 @@ from mochi.cli.say import print_json
 from mochi.core.sizes import PIXEL_MULTIPLE, VideoSize, nearest_frames
 
 if TYPE_CHECKING:
+    from mochi.pipeline.run import TakeFrames
     from mochi.video.reader import VideoInfo
 
 Video = Annotated[
     Path, typer.Argument(help="Any video, or a folder of PNG frames.", metavar="VIDEO")
 ]
 Copy = Annotated[
-    Path,
+    Path | None,
     typer.Option(
         "--output",
         "-o",
-        help=".mp4, .webm, .gif or a folder for PNG frames.",
+        help="Keep the copy: .mp4, .webm, .gif or a folder for PNG frames.",
         metavar="FILE",
         rich_help_panel=o.FILES,
-        show_default=False,
     ),
 ]
 
@@ -35,7 +37,7 @@ Copy = Annotated[
 def reconstruct(
     context: typer.Context,
     video: Video,
-    output: Copy,
+    output: Copy = None,
     frames: o.Frames = None,
     height: o.Height = None,
     width: o.Width = None,
@@ -51,12 +53,11 @@ def reconstruct(
 
     The size is the video's own, cut down to multiples of 16 and 6k+1 frames, unless given.
 
-    [dim]Example:[/dim]  mochi reconstruct holiday.mp4 --output copy.mp4 --frames 25
+    [dim]Example:[/dim]  mochi reconstruct holiday.mp4 --frames 25 --output copy.mp4
     """
     sizes = {"frames": frames, "height": height, "width": width, "fps": fps}
     o.check_early(sizes, output=output)
     from mochi.video.reader import probe, read_video
-    from mochi.video.writer import open_writer
 
     info = probe(video)
     size = _size(info, fps, frames, height, width)
@@ -65,15 +66,27 @@ def reconstruct(
         pipe.budget.check_round_trip(size)
         original = read_video(video, size, fps=fps)
         rate = fps or round(info.fps, 3)
-        with open_writer(
-            output, rate, (size.height, size.width), None, overwrite=overwrite
-        ) as writer:
-            decibels = pipe.reconstruct(original, writer.write, listen, context.obj)
+        with _kept(output, rate, size, overwrite) as take:
+            decibels = pipe.reconstruct(original, take, listen, context.obj)
     if json_output:
         known = None if math.isinf(decibels) else round(decibels, 3)
-        print_json({"output": str(output), "psnr_db": known, "identical": math.isinf(decibels)})
+        print_json({"output": output and str(output), "psnr_db": known})
     elif not quiet:
-        print(f"{output}: {size}, PSNR {decibels:.2f} dB")
+        print(f"{output or video}: {size}, PSNR {decibels:.2f} dB")
+
+
+@contextmanager
+def _kept(
+    output: Path | None, fps: float, size: VideoSize, overwrite: bool
+) -> Iterator[TakeFrames]:
+    """Where the copy's frames go: into a file, or nowhere."""
+    if output is None:
+        yield lambda frames: None
+        return
+    from mochi.video.writer import open_writer
+
+    with open_writer(output, fps, (size.height, size.width), overwrite=overwrite) as writer:
+        yield writer.write
 
 
 def _size(

@@ -21,7 +21,7 @@ class LiveBytes(TorchDispatchMode):
     """Counts the bytes of tensors made while it is active; `peak` is the most at one time."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.peak = 0
         self._live = 0
         self._known: dict[int, weakref.ref[torch.UntypedStorage]] = {}
@@ -46,7 +46,7 @@ class LiveBytes(TorchDispatchMode):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        super().__exit__(kind, error, trace)
+        super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
         self._known.clear()
 
     def _add(self, storage: torch.UntypedStorage) -> None:

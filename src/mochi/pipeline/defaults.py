@@ -2,7 +2,7 @@
 
 A model card `mochi.json` beside the weights says it; a folder without one is the published model.
 ```json
-{"name": "nano", "licence": "Apache-2.0",
+{"name": "nano", "licence": "Apache-2.0", "dtype": "float32",
  "defaults": {"frames": 25, "height": 64, "width": 64, "fps": 12, "steps": 20, "guidance": 3.0}}
 ```
 Every key is optional; what is left out is the published model's.
@@ -22,10 +22,15 @@ from mochi.pipeline.settings import Settings, make_request
 
 @dataclass(frozen=True)
 class ModelCard:
-    """Name, licence and default settings of one model."""
+    """Name, licence and default settings of one model.
+
+    Attributes:
+        dtype: what the networks compute in unless somebody says otherwise; `auto` is as stored.
+    """
 
     name: str = "mochi-1"
     licence: str = ""
+    dtype: str = "auto"
     settings: Settings = Settings()
 
 
@@ -50,6 +55,7 @@ def read_card(path: Path | None) -> ModelCard:
     return ModelCard(
         name=str(content.get("name", ModelCard.name)),
         licence=str(content.get("licence", "")),
+        dtype=str(content.get("dtype", ModelCard.dtype)),
         settings=settings,
     )
 

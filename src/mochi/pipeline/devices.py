@@ -8,6 +8,9 @@ from mochi.core.errors import RequestError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
+LARGE_BYTES = 2**30
+"""Smaller networks gain nothing by less precision."""
+
 
 def present_devices() -> list[str]:
     """Names of the devices of this machine, the fastest first."""
@@ -33,17 +36,20 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def pick_dtype(field: str, name: str, device: torch.device) -> torch.dtype | None:
+def pick_dtype(
+    field: str, name: str, device: torch.device, stored_bytes: int = 0
+) -> torch.dtype | None:
     """What the networks compute in; None means "as stored".
 
-    `auto` keeps what is stored on a CPU, where a smaller copy would cost memory and a pass over
-    the file, and is bfloat16 elsewhere: the published recipe (SPEC 2, Precision).
+    `auto` keeps what is stored, except that a large model becomes bfloat16 on anything but a CPU:
+    the published recipe (SPEC 2, Precision). On a CPU a smaller copy would cost memory and a pass
+    over the file.
 
     Raises:
         RequestError: there is no such dtype.
     """
     if name == "auto":
-        return None if device.type == "cpu" else torch.bfloat16
+        return None if device.type == "cpu" or stored_bytes < LARGE_BYTES else torch.bfloat16
     if name not in DTYPES:
         raise RequestError(field, name, "is unknown", ", ".join(["auto", *DTYPES]))
     return DTYPES[name]

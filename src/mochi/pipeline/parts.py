@@ -15,14 +15,16 @@ from mochi.model.decoder import Decoder
 from mochi.model.dit import AsymmDiT
 from mochi.model.encoder import Encoder
 from mochi.text.encoder import TextEncoder
+from mochi.text.t5 import weight_files
 from mochi.weights.folder import ModelFiles
 from mochi.weights.loading import load_decoder, load_dit, load_encoder
 from mochi.weights.tensors import TensorFile
 
-PartName = Literal["text", "dit", "decoder", "encoder"]
+NetworkName = Literal["dit", "decoder", "encoder"]
+PartName = Literal["text"] | NetworkName
 T = TypeVar("T")
 
-_LOADERS: Mapping[PartName, Callable[..., nn.Module]] = {
+_LOADERS: Mapping[NetworkName, Callable[..., nn.Module]] = {
     "dit": load_dit,
     "decoder": load_decoder,
     "encoder": load_encoder,
@@ -44,6 +46,11 @@ class Blueprint:
     config: Any
     weights: int
     dtype: torch.dtype
+
+
+def dit_bytes(files: ModelFiles) -> int:
+    """Size of the transformer's files."""
+    return sum(path.stat().st_size for path in files.dit)
 
 
 class Parts:
@@ -90,7 +97,7 @@ class Parts:
         """Whether a network is in memory."""
         return name in self._loaded
 
-    def blueprint(self, name: Literal["dit", "decoder", "encoder"]) -> Blueprint:
+    def blueprint(self, name: NetworkName) -> Blueprint:
         """A network's sizes, off the headers of its files: names and shapes are checked on the
         way, no weight is read."""
         if name not in self._blueprints:
@@ -104,7 +111,7 @@ class Parts:
     def text_weights(self) -> int:
         """Bytes of the text encoder's weights as they will be loaded."""
         folder, _ = self.files.text_parts()
-        files = [TensorFile(path) for path in sorted(folder.glob("*.safetensors"))]
+        files = [TensorFile(path) for path in weight_files(folder)]
         numbers = sum(prod(file.shape(name)) for file in files for name in file.names())
         return numbers * self.precision.text.itemsize
 
@@ -113,7 +120,7 @@ class Parts:
             self._loaded[name] = load()
         return cast(T, self._loaded[name])
 
-    def _load(self, name: PartName, **options: Any) -> Any:
+    def _load(self, name: NetworkName, **options: Any) -> Any:
         settings = {"device": self.device, "dtype": self.precision.networks} | options
         network = _LOADERS[name](self.files.part(name), **settings)
         return network.eval().requires_grad_(False)

@@ -27,7 +27,7 @@ from mochi.pipeline.defaults import ModelCard, read_card
 from mochi.pipeline.devices import pick_device, pick_dtype
 from mochi.pipeline.latents import StoredLatents
 from mochi.pipeline.models import Hub, find_model
-from mochi.pipeline.parts import Parts, Precision
+from mochi.pipeline.parts import Parts, Precision, dit_bytes
 from mochi.pipeline.prompts import Prompts
 from mochi.pipeline.record import make_record
 from mochi.pipeline.roundtrip import round_trip
@@ -80,8 +80,8 @@ def load(
         model: `nano`, a folder (original files or diffusers), or a name on the hub, which is
             fetched where it is not on this machine yet.
         device: `auto`, or one of `mochi.pipeline.devices.present_devices()`.
-        dtype: of the networks: `auto` (as stored on a CPU, bfloat16 elsewhere), `float32` or
-            `bfloat16`.
+        dtype: of the networks: `auto` (as stored; bfloat16 for a large model on a GPU),
+            `float32` or `bfloat16`.
         text_dtype: of the text encoder: `float32` (the published recipe), `bfloat16`.
         hub: where to fetch from, when not from the public hub.
         on_event: told about a download.
@@ -92,12 +92,31 @@ def load(
         DownloadError: the hub does not deliver.
     """
     place = pick_device(device)
-    precision = Precision(
-        networks=pick_dtype("dtype", dtype, place),
-        text=pick_dtype("text_dtype", text_dtype, place) or torch.float32,
-    )
+    text = pick_dtype("text_dtype", text_dtype, place) or torch.float32
+    pick_dtype("dtype", dtype, place)  # an unknown one is refused before a model is fetched
     files = find_model(str(model), hub, on_event)
-    return Pipeline(files, name=str(model), device=place, precision=precision)
+    return open_model(files, str(model), place, dtype, text)
+
+
+def open_model(
+    files: ModelFiles,
+    name: str,
+    device: torch.device,
+    dtype: str = "auto",
+    text_dtype: torch.dtype = torch.float32,
+) -> Pipeline:
+    """A pipeline on files that were found; `auto` is the dtype of the model's card, if it has one.
+
+    Raises:
+        WeightsError: the card is wrong.
+        RequestError: there is no such dtype.
+    """
+    card = read_card(files.card)
+    chosen = card.dtype if dtype == "auto" else dtype
+    networks = pick_dtype("dtype", chosen, device, dit_bytes(files))
+    return Pipeline(
+        files, card, name=name, device=device, precision=Precision(networks, text_dtype)
+    )
 
 
 class Pipeline:
@@ -111,10 +130,18 @@ class Pipeline:
         parts: its networks, loaded or not.
     """
 
-    def __init__(self, files: ModelFiles, *, name: str, device: torch.device, precision: Precision):
+    def __init__(
+        self,
+        files: ModelFiles,
+        card: ModelCard,
+        *,
+        name: str,
+        device: torch.device,
+        precision: Precision,
+    ):
         self.name = name
         self.files = files
-        self.card: ModelCard = read_card(files.card)
+        self.card = card
         self.parts = Parts(files, device, precision)
         self.budget = Budget(self.parts)
         self._prompts = Prompts(self.parts)

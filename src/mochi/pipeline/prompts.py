@@ -15,7 +15,8 @@ from mochi.text.features import TextFeatures
 KEPT_BYTES = 512 * 2**20
 """A text encoder up to this size stays loaded: to load it again would take longer than it saves."""
 
-_REMEMBERED = 256
+REMEMBERED_BYTES = 512 * 2**20
+"""Of text features: 128 prompts of the published model, thousands of nano."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +67,19 @@ class Prompts:
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._known]
         if not new:
             return
-        if len(self._known) + len(new) > _REMEMBERED:
-            self._known.clear()
-            new = list(dict.fromkeys(prompts))
         features = self._parts.text().encode(new).to("cpu")
         for row, prompt in enumerate(new):
             self._known[prompt] = features[row]
+        self._forget_all_but(prompts)
         if self._parts.text_weights() > KEPT_BYTES:
             self._parts.release("text")
+
+    def _forget_all_but(self, prompts: Sequence[str]) -> None:
+        """Drop the oldest features while all together are too large; `prompts` stay."""
+        old = [prompt for prompt in self._known if prompt not in prompts]
+        size = sum(row.features.nbytes for row in self._known.values())
+        while old and size > REMEMBERED_BYTES:
+            size -= self._known.pop(old.pop(0)).features.nbytes
 
     def token_count(self, prompt: str) -> int:
         """Tokens of a prompt, `</s>` included; those beyond 256 are cut off. No encoder is loaded.

@@ -15,10 +15,9 @@ import mochi
 from mochi.core.errors import DoesNotFitError, MochiError
 from mochi.core.sizes import VideoSize
 from mochi.memory.available import available_bytes, host_available_bytes
-from mochi.pipeline.devices import pick_device, pick_dtype, present_devices
+from mochi.pipeline.devices import pick_device, present_devices
 from mochi.pipeline.models import Hub, present_models
-from mochi.pipeline.parts import Precision
-from mochi.pipeline.pipeline import Pipeline
+from mochi.pipeline.pipeline import Pipeline, open_model
 from mochi.weights.folder import ModelFiles
 
 _PACKAGES = ("torch", "transformers", "av", "huggingface_hub", "safetensors", "numpy", "typer")
@@ -104,8 +103,7 @@ def _state(name: str, files: ModelFiles, device: torch.device) -> ModelState:
     folder = str(files.folder)
     size = sum(path.stat().st_size for path in files.weight_files())
     try:
-        precision = Precision(networks=pick_dtype("dtype", "auto", device))
-        pipe = Pipeline(files, name=name, device=device, precision=precision)
+        pipe = open_model(files, name, device)
         settings = pipe.card.settings
         default = VideoSize(settings.frames, settings.height, settings.width)
         return ModelState(name, folder, size, default, _largest(pipe, default))
