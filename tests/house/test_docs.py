@@ -21,21 +21,21 @@ DOCUMENTS = [
 named = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 
 
-def shell_lines(document: Path) -> list[str]:
-    """The lines of a document's shell blocks, continued lines joined, comments cut."""
+def shell_lines(document: Path) -> list[list[str]]:
+    """The words of each line in a document's shell blocks; continued lines joined, no comments."""
     blocks = re.findall(r"```(?:sh|bash|console)\n(.*?)```", document.read_text(), re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    return [" ".join(shlex.split(line, comments=True)) for line in lines if line.strip()]
+    return [shlex.split(line, comments=True) for line in lines if line.strip()]
 
 
 def words_of(document: Path, program: str) -> list[list[str]]:
     """The words after `program` in each shell line that calls it."""
-    lines = [line.split() for line in shell_lines(document)]
+    lines = shell_lines(document)
     return [words[words.index(program) + 1 :] for words in lines if program in words]
 
 
 def test_the_readme_opens_with_the_two_commands() -> None:
-    assert shell_lines(REPOSITORY / "README.md")[:2] == ["make video", "make test"]
+    assert shell_lines(REPOSITORY / "README.md")[:2] == [["make", "video"], ["make", "test"]]
     assert "make video" in "".join((REPOSITORY / "README.md").read_text().splitlines()[:6])
 
 

@@ -52,21 +52,17 @@ def sample(
     Args:
         dit: `dit(z, sigma, text, mask)` -> velocity; text is prepared once where `dit` has
             `prepare_text`.
-        noise: DiT-space latent `(B, C, t, h, w)` at noise level `sigmas[0]`: pure noise for 1,
-            otherwise what `mix` or an earlier run made.
+        noise: DiT-space latent `(B, C, t, h, w)` at noise level `sigmas[0]`; pure noise for 1.
         text: features `(B, L, D)`, or `(1, L, D)` for one prompt in all rows.
         mask: valid tokens, bool `(B, L)` or `(1, L)`.
         negative_text: features of the negative prompt, likewise; None for an empty one.
         negative_mask: its valid tokens; None for an empty negative prompt.
         sigmas: falling noise levels, one more than there are steps; the result is at the last one.
-        guidance: one scale, or one per step. A step with scale 1 costs one network pass, otherwise
-            two.
-        solver: a name in `SOLVERS`. A multistep solver begins anew, with one Euler step, in each
-            call.
+        guidance: one scale, or one per step; a step with scale 1 costs one network pass, not two.
+        solver: a name in `SOLVERS`; a multistep one begins with one Euler step in each call.
         on_step: called after each step.
         cancel: looked at before each network pass.
-        preview: turns the clean latent as estimated now into pictures, for listeners that ask for
-            them.
+        preview: turns the clean latent as estimated now into pictures, when a listener asks.
         wrap: takes the guided velocity and gives the one to use: caching, tracing, changes of step.
         enable_grad: keep the graph, to differentiate through the run.
 

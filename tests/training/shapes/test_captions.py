@@ -115,17 +115,19 @@ NEUTRAL = {
 
 def test_paraphrases_tell_the_truth():
     rng = np.random.default_rng(6)
+    words = {f: {v: words_in(t, v) for v in t} for f, t in TABLES.items()}
+    only = {f: {v: words_only_of(t, v) for v in t} for f, t in TABLES.items()}
     silent = dict.fromkeys(TABLES, 0)
     for _ in range(2000):
         scene = random_scene(rng)
         text = paraphrase(scene, rng)
         said = set(words_of(text))
-        own = set().union(*(words_in(table, getattr(scene, f)) for f, table in TABLES.items()))
-        for field, table in TABLES.items():
+        own = set().union(*(words[field][getattr(scene, field)] for field in TABLES))
+        for field in TABLES:
             value = getattr(scene, field)
-            for other in set(table) - {value}:
-                assert not said & words_only_of(table, other) - own, (scene, text)
-            silent[field] += not said & words_in(table, value)
+            for other in set(TABLES[field]) - {value}:
+                assert not said & only[field][other] - own, (scene, text)
+            silent[field] += not said & words[field][value]
     assert silent["colour"] < 0.04 * 2000
     assert silent["shape"] < 0.04 * 2000
     assert 0.04 * 2000 < silent["background"] < 0.13 * 2000
@@ -185,8 +187,8 @@ def test_words_are_those_of_the_tokenizer(tmp_path):
     folder = build_word_tokenizer(vocabulary(), tmp_path)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     rng = np.random.default_rng(10)
+    known = set(vocabulary())
     for _ in range(300):
         text = paraphrase(random_scene(rng), rng)
-        known = set(vocabulary())
         wanted = [word if word in known else "<unk>" for word in words_of(text)]
         assert tokenizer.convert_ids_to_tokens(tokenizer(text)["input_ids"]) == [*wanted, "</s>"]
