@@ -1,10 +1,10 @@
 """Arrows point down, and the command line answers before anything heavy is imported."""
 
 import os
+import resource
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -118,16 +118,16 @@ finally:
 
 
 def test_help_answers_in_half_a_second() -> None:
-    # The machine may be busy with other tests: the best of ten tries says what the program costs.
-    seconds = float("inf")
-    for _ in range(10):
-        started = time.perf_counter()
+    # Processor time, not the clock's: other tests run meanwhile. Best of three, for cold caches.
+    # `bench/nano.py` measures the clock.
+    costs = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         result = python("-m", "mochi", "--help", PYTHONDONTWRITEBYTECODE="")
-        seconds = min(seconds, time.perf_counter() - started)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        costs.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert result.returncode == 0, result.stderr
-        if seconds < 0.5:
-            break
-    assert seconds < 0.5
+    assert min(costs) < 0.5
 
 
 def test_every_public_name_arrives() -> None:
