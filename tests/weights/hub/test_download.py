@@ -1,7 +1,7 @@
 """Downloads from a local hub: whole, resumed, checked, and refused in one line."""
 
 import errno
-import multiprocessing
+import hashlib
 import shutil
 from collections import namedtuple
 from collections.abc import Callable
@@ -405,32 +405,16 @@ def test_a_folder_that_is_a_file(fetch: Callable[..., Path], tmp_path: Path):
     assert (tmp_path / "to").read_text() == "here"
 
 
-def hold(lock: str, ready: Any, done: Any) -> None:
-    with WeakFileLock(lock):
-        ready.set()
-        done.wait(60)
-
-
-def test_two_runs_do_not_write_the_same_file(fetch: Callable[..., Path], tmp_path: Path):
+def test_two_runs_do_not_write_the_same_file(fetch: Callable[..., Path]):
     folder = fetch()
     (lock,) = [p for p in (folder / ".mochi").glob("*.lock") if p.name.startswith(sha(BIG))]
     (folder / "dit.safetensors").unlink()
-    spawn = multiprocessing.get_context("spawn")
-    ready, done = spawn.Event(), spawn.Event()
-    other = spawn.Process(target=hold, args=(str(lock), ready, done))
-    other.start()
-    try:
-        assert ready.wait(60)
+    with WeakFileLock(lock):
         assert refusal(fetch) == "dit.safetensors is being downloaded by another run"
-    finally:
-        done.set()
-        other.join()
     assert (fetch() / "dit.safetensors").read_bytes() == BIG
 
 
 def sha(content: bytes) -> str:
-    import hashlib
-
     return hashlib.sha256(content).hexdigest()
 
 
