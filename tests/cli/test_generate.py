@@ -130,7 +130,7 @@ def test_a_preview_picture_is_kept(mochi, tiny_model: Path, here: Path) -> None:
     words = ("--preview", "p.png", "-o", "a.mp4", "--model", tiny_model)
     assert mochi("generate", PROMPT, *words).code == 0
     with Image.open(here / "p.png") as picture:
-        assert picture.size == (3 * 4 * 4, 4 * 4)  # three latent frames of 4 x 4, four times larger
+        assert picture.size == (3 * 240, 240)  # three latent frames of 4 x 4, enlarged
     assert sorted(path.name for path in here.iterdir()) == ["a.mp4", "p.png"]
     again = mochi("generate", PROMPT, *words, "--overwrite")
     assert again.code == 0

@@ -131,6 +131,28 @@ def test_nohup_keeps_a_run_alive() -> None:
             signal.signal(number, handler)
 
 
+STOPPED_INSIDE_EXEC = """
+import signal, sys
+from mochi.cli import app, commands
+from mochi.cli.interrupt import Interrupt
+
+stop = "signal.raise_signal(signal.SIGINT)"
+commands.invoke = lambda *_: exec(stop, {"signal": signal})
+sys.exit(app.run([], Interrupt.install()))
+"""
+
+
+def test_an_interrupt_inside_exec_ends_with_a_code_not_with_a_signal(here: Path) -> None:
+    (here / "stopped.py").write_text(STOPPED_INSIDE_EXEC)
+    done = subprocess.run(
+        [sys.executable, "-m", "stopped"],
+        env={**os.environ, "PYTHONPATH": ":".join([str(here), *sys.path])},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (130, "mochi: stopped\n")
+
+
 def start(tiny_model: Path, here: Path) -> subprocess.Popen[str]:
     words = ["generate", PROMPT, "-o", "a.mp4", "--steps", "1000", "--model", str(tiny_model)]
     return subprocess.Popen(

@@ -37,6 +37,9 @@ def run(argv: Sequence[str], interrupt: Interrupt) -> int:
         interrupt.token.check()  # the library below may have turned the signal into a plain exit
         return code
     except (KeyboardInterrupt, Cancelled):
+        # CPython takes a KeyboardInterrupt that passed through exec(), as imports do, for one that
+        # nobody caught, and would end the process by a signal. The next exec() clears that note.
+        exec("")
         say("stopped")
         return interrupt.exit_code
     except MochiError as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 from mochi.core.errors import OutputError, RequestError
 from mochi.core.events import Event, OnEvent, StepDone
 
-_ENLARGED = 4
+_HEIGHT = 240
 _SHOWN_FRAMES = 6
 
 
@@ -46,7 +46,7 @@ def preview_to(path: Path | None, on_event: OnEvent, overwrite: bool) -> Iterato
 
 
 def _draw(path: Path, event: StepDone) -> None:
-    """Some frames of the clip in a row, enlarged."""
+    """Some frames of the clip in a row, enlarged to a height that can be seen."""
     import numpy as np
     from PIL import Image
 
@@ -54,7 +54,8 @@ def _draw(path: Path, event: StepDone) -> None:
     frames = event.preview()
     chosen = np.linspace(0, len(frames) - 1, min(_SHOWN_FRAMES, len(frames))).round().astype(int)
     strip = np.concatenate([frames[index] for index in chosen], axis=1)
-    large = strip.repeat(_ENLARGED, axis=0).repeat(_ENLARGED, axis=1)
+    times = max(1, _HEIGHT // strip.shape[0])
+    large = strip.repeat(times, axis=0).repeat(times, axis=1)
     part = path.with_name(f".{path.name}.mochi-part")
     try:
         Image.fromarray(large).save(part, format="PNG")
