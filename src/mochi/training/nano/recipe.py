@@ -26,7 +26,7 @@ CARD_DEFAULTS = {
     "height": 64,
     "width": 64,
     "fps": 12,
-    "steps": 24,
+    "steps": 16,
     "threshold": 0.1,
     "guidance": 2.0,
     "solver": "euler",
