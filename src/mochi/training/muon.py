@@ -51,29 +51,30 @@ class Muon(torch.optim.Optimizer):
         """Update every parameter that has a gradient."""
         for group in self.param_groups:
             for parameter in group["params"]:
-                if parameter.grad is None:
+                gradient = parameter.grad
+                if gradient is None:
                     continue
                 if group["weight_decay"] and parameter.ndim > 1:
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 if parameter.ndim > 1 and not group["adam"]:
-                    self._orthogonal_step(parameter, group)
+                    self._orthogonal_step(parameter, gradient, group)
                 else:
-                    self._adam_step(parameter, group)
+                    self._adam_step(parameter, gradient, group)
 
-    def _orthogonal_step(self, parameter: Tensor, group: dict[str, Any]) -> None:
+    def _orthogonal_step(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[parameter]
         if not state:
             state["momentum"] = torch.zeros_like(parameter)
         momentum: Tensor = state["momentum"]
-        momentum.lerp_(parameter.grad, 1 - group["momentum"])
-        update = parameter.grad.lerp(momentum, group["momentum"]).flatten(1)
+        momentum.lerp_(gradient, 1 - group["momentum"])
+        update = gradient.lerp(momentum, group["momentum"]).flatten(1)
         rows, columns = update.shape
         # Root-mean-square of an orthogonal matrix is 1 / sqrt(longer side); scaled so that it is
         # that of unit-gain weights, 1 / sqrt(columns).
         scale = group["lr"] * max(1.0, rows / columns) ** 0.5
         parameter.add_(orthogonalize(update).view_as(parameter), alpha=-scale)
 
-    def _adam_step(self, parameter: Tensor, group: dict[str, Any]) -> None:
+    def _adam_step(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[parameter]
         if not state:
             state["step"] = 0
@@ -81,8 +82,8 @@ class Muon(torch.optim.Optimizer):
             state["square"] = torch.zeros_like(parameter)
         state["step"] += 1
         first, second = group["betas"]
-        state["mean"].lerp_(parameter.grad, 1 - first)
-        state["square"].lerp_(parameter.grad.square(), 1 - second)
+        state["mean"].lerp_(gradient, 1 - first)
+        state["square"].lerp_(gradient.square(), 1 - second)
         mean = state["mean"] / (1 - first ** state["step"])
         root = (state["square"] / (1 - second ** state["step"])).sqrt_().add_(1e-8)
         parameter.addcdiv_(mean, root, value=-group["adam_lr"])

@@ -188,10 +188,10 @@ def _step(
 
 def _forward(model: TextToLatent, bf16: bool, *inputs: Tensor) -> Tensor:
     if not bf16:
-        return model(*inputs)  # type: ignore[no-any-return]
+        return model(*inputs)
     # The optimiser's own copy stays float32, and so do the parts of SPEC 2.
     weights = {
         name: parameter.bfloat16() if name.startswith("dit.blocks") else parameter
         for name, parameter in model.named_parameters()
     }
-    return functional_call(model, weights, inputs)  # type: ignore[no-any-return]
+    return functional_call(model, weights, inputs)

@@ -96,7 +96,7 @@ def evaluate(
     pipeline: Pipeline,
     cases: Sequence[Case],
     vae_clips: int = 20,
-    seed: int = 0,
+    first_seed: int = 0,
     on_case: Callable[[int, int], None] | None = None,
     **settings: Unpack[RequestSettings],
 ) -> Evaluation:
@@ -105,7 +105,7 @@ def evaluate(
     Args:
         pipeline: the model, as users run it.
         vae_clips: clips of unseen combinations sent through the VAE and back.
-        seed: the first case's; the others count up.
+        first_seed: the first case's seed; the others count up.
         on_case: told how many are done, of how many.
         settings: of the requests, where they are not the model's defaults.
 
@@ -116,20 +116,20 @@ def evaluate(
     failures: list[dict[str, str]] = []
     pipeline.prepare_prompts([case.prompt for case in cases])
     for index, case in enumerate(cases):
-        clip = pipeline.generate(case.prompt, **settings | {"seed": seed + index})
+        clip = pipeline.generate(case.prompt, **settings | {"seed": first_seed + index})
         verdict = judge(clip.frames)
         if not scores.setdefault(case.group, Score()).add(verdict, case.wanted):
             failures.append(
                 {
                     "group": case.group,
                     "prompt": case.prompt,
-                    "seed": str(seed + index),
+                    "seed": str(first_seed + index),
                     "shows": " ".join(verdict.combo),
                 }
             )
         if on_case is not None:
             on_case(index + 1, len(cases))
-    return Evaluation(scores, failures, vae_psnr(pipeline, vae_clips, seed), dict(settings))
+    return Evaluation(scores, failures, vae_psnr(pipeline, vae_clips, first_seed), dict(settings))
 
 
 def vae_psnr(pipeline: Pipeline, clips: int, seed: int = 0) -> list[float]:

@@ -34,7 +34,7 @@ def scale_encoder(encoder: Encoder, scale: Tensor) -> None:
 def scale_decoder(decoder: Decoder, scale: Tensor) -> None:
     """Undo `scale_encoder` in the first layer."""
     first = decoder.get_parameter("blocks.0.0.weight")
-    first /= scale.view(1, -1, 1, 1, 1)
+    first.div_(scale.view(1, -1, 1, 1, 1))
 
 
 def export_nano(

@@ -54,7 +54,7 @@ class Autoencoder(nn.Module):
                 nn.init.normal_(parameter, std=0.7)
             if name.endswith(("stack.5.weight", "attn.out.weight")):
                 parameter.zero_()
-        self.encoder.layers[0].weight[:, 3:] *= 0.05
+        self.encoder.get_parameter("layers.0.weight")[:, 3:] *= 0.05
         # SiLU of a unit Gaussian has mean 0.21: these rows start the log-variance near -6. From
         # zero, latents begin as half noise and nothing is learned for hundreds of steps.
         channels = self.encoder.config.latent_channels
