@@ -3,12 +3,18 @@
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from tests.weights.hub.repository import REPOSITORY
+
+from mochi.weights.hub import download
+from mochi.weights.transfer import Retry
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -195,3 +201,21 @@ def hub() -> Iterator[FakeHub]:
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+@pytest.fixture
+def waits() -> list[float]:
+    return []
+
+
+@pytest.fixture
+def fetch(hub: Any, tmp_path: Path, waits: list[float]) -> Callable[..., Path]:
+    """Download into a folder, with patience that takes no time."""
+    hub.files = dict(REPOSITORY)
+
+    def go(repo_id: str = "owner/model", dest: Path | None = tmp_path / "to", **more: Any) -> Path:
+        settings = {"endpoint": hub.endpoint, "token": False, "cache": tmp_path / "cache"}
+        retry = Retry(attempts=3, wait_seconds=1, sleep=waits.append)
+        return download(repo_id, dest, **(settings | {"retry": retry} | more))
+
+    return go
