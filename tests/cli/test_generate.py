@@ -84,13 +84,13 @@ def test_slugs_are_safe_and_short(tmp_path: Path) -> None:
 
 
 def test_like_repeats_a_video_and_options_change_it(mochi, tiny_model: Path, here: Path) -> None:  # type: ignore[no-untyped-def]
-    mochi("generate", PROMPT, "--steps", 5, "-o", "a.mp4", "--model", tiny_model)
-    same = mochi("generate", "--like", "a.mp4", "-o", "b.mp4")
+    mochi("generate", PROMPT, "--steps", 5, "-o", "a.gif", "--model", tiny_model)
+    same = mochi("generate", "--like", "a.gif", "-o", "b.gif")
     assert same.code == 0, same.err
-    assert (here / "a.mp4").read_bytes() == (here / "b.mp4").read_bytes()
-    other = mochi("generate", "a blue square", "--like", "a.mp4", "--preset", "fast", "-o", "c.mp4")
+    assert (here / "a.gif").read_bytes() == (here / "b.gif").read_bytes()
+    other = mochi("generate", "a blue square", "--like", "a.gif", "--preset", "fast", "-o", "c.mp4")
     assert other.code == 0
-    first, third = (read_request(here / name)["request"] for name in ("a.mp4", "c.mp4"))
+    first, third = (read_request(here / name)["request"] for name in ("a.gif", "c.mp4"))
     assert third["prompt"] == "a blue square"
     assert third["steps"] == 8
     assert third["seed"] == first["seed"]

@@ -96,7 +96,7 @@ def open_writer(
     """Open a video for writing, for the length of a `with` block.
 
     The name appears, complete, when the block ends; when it is left by any exception nothing
-    appears. The same frames, rate and request give the same bytes. Memory does not grow with the
+    appears. The same frames, rate and request give the same video. Memory does not grow with the
     number of frames.
 
     Args:
