@@ -16,6 +16,7 @@ from torch.func import functional_call
 from mochi.core.config import DiTConfig
 from mochi.model.dit import AsymmDiT
 from mochi.model.exchange import attend_by_matmul
+from mochi.text.t5 import T5Size, build_t5
 from mochi.training.checkpoint import resume, save_progress
 from mochi.training.ema import WeightAverage
 from mochi.training.muon import Muon
@@ -31,21 +32,14 @@ class TextToLatent(nn.Module):
 
     def __init__(self, config: DiTConfig, text: TextRecipe, vocabulary: int):
         super().__init__()
-        from transformers import T5Config, T5EncoderModel
-
-        self.text = T5EncoderModel(
-            T5Config(
-                vocab_size=vocabulary,
-                d_model=config.text_features,
-                d_kv=text.head_dim,
-                d_ff=text.ffn_width,
-                num_layers=text.depth,
-                num_heads=text.heads,
-                dropout_rate=0.0,
-                feed_forward_proj="gated-gelu",
-                is_encoder_decoder=False,
-                use_cache=False,
-                tie_word_embeddings=False,
+        self.text = build_t5(
+            T5Size(
+                vocabulary=vocabulary,
+                width=config.text_features,
+                feed_forward=text.ffn_width,
+                depth=text.depth,
+                heads=text.heads,
+                head_dim=text.head_dim,
             )
         )
         self.dit = AsymmDiT(config)
