@@ -16,7 +16,7 @@ from mochi.core.errors import Cancelled
 if TYPE_CHECKING:
     import numpy as np
 
-Phase = Literal["load", "text", "denoise", "decode", "write"]
+Phase = Literal["text", "load", "denoise", "decode", "write"]
 """The phases of a run, in their order. Decoding and writing overlap; "write" closes the file."""
 
 
