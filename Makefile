@@ -32,6 +32,7 @@ test: $(VENV)/.dev ## build the environment and run the tests
 
 test-long: $(VENV)/.dev ## run the tests that take minutes
 	$(PYTEST) -m long $(PYTEST_FLAGS)
+	$(PYTEST) -m "hypothesis and not long" --hypothesis-profile=search $(PYTEST_FLAGS)
 
 check: $(VENV)/.dev ## format, lint, types, import layers
 	$(BIN)/ruff format --check .

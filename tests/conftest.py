@@ -10,8 +10,10 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-# Other work on the machine must not turn a slow example into a failure.
-hypothesis.settings.register_profile("house", deadline=None)
+# Other work on the machine must not turn a slow example into a failure, and the same commit gives
+# the same answer each time. New examples are looked for with --hypothesis-profile=search.
+hypothesis.settings.register_profile("house", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("search", deadline=None, max_examples=500)
 hypothesis.settings.load_profile("house")
 
 

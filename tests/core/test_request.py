@@ -43,6 +43,8 @@ def test_json_there_and_back(prompt: str, seed: int, guidance: list[float]) -> N
         ("prompt", " \n", "empty"),
         ("prompt", "x" * 100_000, f"100000 characters, at most {MAX_PROMPT_CHARS}"),
         ("prompt", 7, "not text"),
+        ("prompt", "a cat \ud83d", "not valid Unicode at character 7"),
+        ("negative_prompt", "\udcff", "nearest: ?"),
         ("negative_prompt", "x" * 100_000, "100000 characters"),
         ("frames", 24, "nearest: 19 and 25"),
         ("height", 0, "at least 1"),

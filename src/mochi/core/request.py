@@ -107,8 +107,8 @@ def check_prompt(field: str, prompt: object) -> None:
     Raises:
         RequestError: with the rule that is broken.
     """
-    if not isinstance(prompt, str):
-        raise RequestError(field, prompt, "is not text")
+    check_text(field, prompt)
+    assert isinstance(prompt, str)
     if not prompt.strip():
         raise RequestError(field, prompt, "is empty; describe what the video shows")
     if len(prompt) > MAX_PROMPT_CHARS:
@@ -119,6 +119,24 @@ def check_prompt(field: str, prompt: object) -> None:
             "(the text encoder reads the first 256 tokens)",
             f"the first {MAX_PROMPT_CHARS} characters",
         )
+
+
+def check_text(field: str, text: object) -> None:
+    """Refuse what is no text, or text that no encoding can hold.
+
+    A lone surrogate is half a character: bytes on a command line that are not UTF-8, or a cut
+    `\\ud83d` in JSON. Tokenizers and files refuse it later with less to say.
+
+    Raises:
+        RequestError: with the rule that is broken.
+    """
+    if not isinstance(text, str):
+        raise RequestError(field, text, "is not text")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        rule = f"is not valid Unicode at character {error.start + 1} (half a character)"
+        raise RequestError(field, text, rule, text.encode(errors="replace").decode()) from None
 
 
 def check_guidance(guidance: object, steps: int) -> float | tuple[float, ...]:

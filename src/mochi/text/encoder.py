@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mochi.core.errors import MochiError, RequestError, WeightsError
+from mochi.core.request import check_text
 from mochi.core.sizes import whole
 from mochi.text.features import TextFeatures
 from mochi.text.t5 import HOW_TO_GET, load_t5
@@ -170,8 +171,7 @@ class TextEncoder:
         return features
 
     def _tokenize(self, prompt: str) -> _Tokens:
-        if not isinstance(prompt, str):
-            raise RequestError("prompt", prompt, "is not text")
+        check_text("prompt", prompt)
         if not prompt.strip():
             return _Tokens((), 0, "")
         fast = bool(self._tokenizer.is_fast)
