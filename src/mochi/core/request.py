@@ -125,7 +125,7 @@ def check_text(field: str, text: object) -> None:
     """Refuse what is no text, or text that no encoding can hold.
 
     A lone surrogate is half a character: bytes on a command line that are not UTF-8, or a cut
-    `\\ud83d` in JSON. Tokenizers and files refuse it later with less to say.
+    escape in JSON. Tokenizers and files refuse it later with less to say.
 
     Raises:
         RequestError: with the rule that is broken.
