@@ -6,11 +6,12 @@ import os
 import platform
 import subprocess
 import time
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-_LIBRARIES = ("torch", "transformers", "numpy", "av", "mochi-video")
+_LIBRARIES = ("torch", "transformers", "diffusers", "numpy", "av", "triton", "mochi-video")
 
 
 def describe() -> dict[str, Any]:
@@ -27,8 +28,17 @@ def describe() -> dict[str, Any]:
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "gpus": gpus,
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in _LIBRARIES},
+        "versions": _versions(),
+        "threads": torch.get_num_threads(),
     }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _LIBRARIES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def _commit() -> str:

@@ -1,0 +1,74 @@
+"""The harness: turns, ratios, processes of their own."""
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).resolve().parents[2] / "bench"
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCH))
+
+
+def test_sides_take_turns_and_the_first_is_compared_with_the_others() -> None:
+    from pairs import alternate
+
+    order: list[str] = []
+
+    def side(name: str, seconds: float) -> object:
+        def work() -> str:
+            order.append(name)
+            time.sleep(seconds)
+            return name
+
+        return work
+
+    found = alternate({"a": side("a", 0.01), "b": side("b", 0.03)}, repeats=3)
+    assert order == ["a", "b"] * 4
+    assert found["sides"]["a"]["runs"] == 3
+    assert found["sides"]["b"]["value"] == "b"
+    assert list(found["ratio"]) == ["b"]
+    ratio = found["ratio"]["b"]
+    assert ratio["least"] <= ratio["median"] <= ratio["most"]
+    assert 1.2 < ratio["median"] < 5
+
+
+def test_a_side_apart_has_its_own_path_memory_and_output(tmp_path: Path) -> None:
+    from pairs import Apart, alternate
+
+    (tmp_path / "other.py").write_text(
+        "import os\n"
+        "def make(size):\n"
+        "    def work():\n"
+        "        print('noise that is no answer')\n"
+        "        held = bytearray(os.urandom(1) * size)\n"
+        "        return [os.getpid(), len(held)]\n"
+        "    return work\n"
+    )
+    small, large = (Apart("other:make", {"size": s}, path=[tmp_path]) for s in (1, 200 * 2**20))
+    found = alternate({"small": small, "large": large}, repeats=1)["sides"]
+    pids = {found[name]["value"][0] for name in found}
+    assert len(pids) == 2
+    if sys.platform == "linux":
+        assert found["large"]["peak_mib"] - found["small"]["peak_mib"] > 150
+
+
+def test_a_side_that_dies_is_an_error(tmp_path: Path) -> None:
+    from pairs import Apart, alternate
+
+    (tmp_path / "broken.py").write_text("import sys\ndef make():\n    return lambda: sys.exit(3)\n")
+    with pytest.raises(RuntimeError, match="status 3"):
+        alternate({"broken": Apart("broken:make", path=[tmp_path])}, repeats=1)
+
+
+def test_every_row_has_a_name_of_its_own() -> None:
+    from rows import gather, table
+
+    rows = [*gather("cpu"), *gather("cuda")]
+    names = [row.name for row in rows]
+    assert len(set(names)) == len(names)
+    assert table(rows).count("\n") == len(rows) + 1
