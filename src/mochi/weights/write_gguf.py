@@ -1,0 +1,119 @@
+""".gguf files (version 3) written tensor after tensor.
+
+Layout, little-endian: magic, version, counts of tensors and of metadata; the metadata as (key,
+type, value); for each tensor (name, number of dimensions, dimensions from the innermost out, type,
+offset); then the data, each tensor at a multiple of 32 bytes.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from typing import BinaryIO
+
+from mochi.weights.write import OnBytes, Piece, PlannedFile, write_pieces
+
+ARCHITECTURE = "mochi"
+GGML_TYPES: Mapping[str, int] = {
+    "float32": 0,
+    "float16": 1,
+    "q4_0": 2,
+    "q4_1": 3,
+    "q5_0": 6,
+    "q5_1": 7,
+    "q8_0": 8,
+    "q2_k": 10,
+    "q3_k": 11,
+    "q4_k": 12,
+    "q5_k": 13,
+    "q6_k": 14,
+    "bfloat16": 30,
+}
+# What most of a file's weights are, by the numbers that llama.cpp gives to kinds of files.
+_FILE_TYPES: Mapping[str, int] = {
+    "float32": 0,
+    "float16": 1,
+    "q4_0": 2,
+    "q4_1": 3,
+    "q8_0": 7,
+    "q5_0": 8,
+    "q5_1": 9,
+    "q2_k": 10,
+    "q3_k": 12,
+    "q4_k": 15,
+    "q5_k": 17,
+    "q6_k": 18,
+    "bfloat16": 32,
+}
+_QUANTISATION_VERSION = 2
+_MAGIC, _VERSION, _ALIGNMENT = b"GGUF", 3, 32
+_UINT32, _STRING = 4, 8
+
+
+def gguf_file(name: str, pieces: Sequence[Piece], title: str = "") -> PlannedFile:
+    """One file.
+
+    Args:
+        name: of the file.
+        pieces: its tensors, of at most four dimensions.
+        title: kept as `general.name`.
+    """
+    header = _header(pieces, _metadata(pieces, title))
+
+    def write(file: BinaryIO, on_bytes: OnBytes) -> None:
+        file.write(header)
+        on_bytes(len(header))
+        for piece in pieces:
+            write_pieces(file, piece, on_bytes)
+            padding = bytes(_padding(piece.nbytes))
+            file.write(padding)
+            on_bytes(len(padding))
+
+    return PlannedFile(name, len(header) + sum(_padded(p.nbytes) for p in pieces), write)
+
+
+def _metadata(pieces: Iterable[Piece], title: str) -> dict[str, str | int]:
+    held: dict[str, int] = {}
+    for piece in pieces:
+        held[piece.kind] = held.get(piece.kind, 0) + piece.nbytes
+    mostly = max(held, key=lambda kind: held[kind], default="float32")
+    named = {"general.name": title} if title else {}
+    return {
+        "general.architecture": ARCHITECTURE,
+        "general.type": "model",
+        **named,
+        "general.file_type": _FILE_TYPES[mostly],
+        "general.quantization_version": _QUANTISATION_VERSION,
+    }
+
+
+def _header(pieces: Sequence[Piece], metadata: Mapping[str, str | int]) -> bytes:
+    parts = [_MAGIC, struct.pack("<IQQ", _VERSION, len(pieces), len(metadata))]
+    for key, value in metadata.items():
+        if isinstance(value, str):
+            parts += [_string(key), struct.pack("<I", _STRING), _string(value)]
+        else:
+            parts += [_string(key), struct.pack("<II", _UINT32, value)]
+    position = 0
+    for piece in pieces:
+        sizes = tuple(reversed(piece.shape))
+        parts += [
+            _string(piece.name),
+            struct.pack(f"<I{len(sizes)}QIQ", len(sizes), *sizes, GGML_TYPES[piece.kind], position),
+        ]
+        position += _padded(piece.nbytes)
+    raw = b"".join(parts)
+    return raw + bytes(_padding(len(raw)))
+
+
+def _string(text: str) -> bytes:
+    raw = text.encode("utf-8")
+    return struct.pack("<Q", len(raw)) + raw
+
+
+def _padding(count: int) -> int:
+    return -count % _ALIGNMENT
+
+
+def _padded(count: int) -> int:
+    return count + _padding(count)
