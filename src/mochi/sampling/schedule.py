@@ -47,10 +47,11 @@ def _progress(i: int, n: int, m: int, d: float) -> float:
     """f(i) of SPEC 3: how much of the way from noise to clean lies behind step i."""
     if i < m:
         return i * d / m
-    k = m - d * n
-    a = k / (m * (n - m) ** 2)
-    b = d / m - 2 * k / (n - m) ** 2
-    return a * i**2 + b * i + a * m**2
+    # The same parabola written from its start (m, d), where it continues the line: the published
+    # coefficients are large numbers that cancel where few steps are quadratic.
+    slope, rest = d / m, n - m
+    bend = (1 - d - slope * rest) / rest**2
+    return d + slope * (i - m) + bend * (i - m) ** 2
 
 
 def _check_overshoot(n: int, m: int, d: float) -> None:
