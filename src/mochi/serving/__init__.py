@@ -1,0 +1,1 @@
+"""The server: two HTTP dialects over one durable queue, and the client for it."""

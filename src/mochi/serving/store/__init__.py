@@ -1,0 +1,1 @@
+"""Everything that outlives a process: jobs, files, tokens, webhooks to send, measured times."""

@@ -1,0 +1,146 @@
+"""One database for everything: SQLite in WAL mode in a folder, or PostgreSQL by its URL."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import ArgumentError, DBAPIError
+
+from mochi.core.errors import MochiError, RequestError
+
+_BUSY_SECONDS = 30
+_POOL = 20
+_READ_ONLY = "mochi_read_only"
+
+
+class DatabaseError(MochiError):
+    """The database cannot be reached or refuses to work."""
+
+
+class Database:
+    """An engine, its clock, and the two ways to use it.
+
+    Attributes:
+        clock: seconds since 1970. Machines that share a PostgreSQL are expected to agree on the
+            time far better than a lease lasts.
+    """
+
+    def __init__(self, engine: Engine, clock: Callable[[], float] = time.time):
+        self.engine = engine
+        self.clock = clock
+
+    @classmethod
+    def open(
+        cls, url: str, clock: Callable[[], float] = time.time, *, durable: bool = True
+    ) -> Database:
+        """Connect; nothing is created yet but SQLite's file.
+
+        Args:
+            url: `sqlite:///PATH`, or `postgresql://...`.
+            clock: what time it is.
+            durable: flush to disk at each commit. Without it SQLite may lose the last commits
+                when the power fails, though not when a process dies: fit for progress.
+
+        Raises:
+            RequestError: the URL is of neither kind.
+        """
+        try:
+            parsed = sa.make_url(url)
+        except ArgumentError:
+            raise RequestError("database", "...", "is no database URL", "sqlite:///PATH") from None
+        if parsed.get_backend_name() == "sqlite":
+            return cls(_sqlite(parsed, durable), clock)
+        if parsed.get_backend_name() == "postgresql":
+            return cls(_postgresql(parsed, durable), clock)
+        rule = "is neither SQLite nor PostgreSQL"
+        raise RequestError("database", parsed.get_backend_name(), rule, "postgresql://...")
+
+    @classmethod
+    def in_folder(cls, folder: Path, *, durable: bool = True) -> Database:
+        """The SQLite database of a data folder."""
+        return cls.open(f"sqlite:///{folder / 'mochi.db'}", durable=durable)
+
+    @property
+    def is_postgresql(self) -> bool:
+        """Whether other machines may share it."""
+        return self.engine.dialect.name == "postgresql"
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A consistent view.
+
+        Raises:
+            DatabaseError: it does not answer.
+        """
+        with _named(), self.engine.connect() as connection:
+            yield connection.execution_options(**{_READ_ONLY: True})
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction: all of it happens, or, on any exception, none.
+
+        Raises:
+            DatabaseError: it does not answer.
+        """
+        with _named(), self.engine.begin() as connection:
+            yield connection
+
+    def insert(self, table: sa.Table) -> Any:
+        """An insert that knows `on_conflict_do_nothing` and `on_conflict_do_update`."""
+        return postgresql.insert(table) if self.is_postgresql else sqlite.insert(table)
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.engine.dispose()
+
+
+@contextmanager
+def _named() -> Iterator[None]:
+    try:
+        yield
+    except sa.exc.IntegrityError:
+        raise
+    except (DBAPIError, sa.exc.TimeoutError) as error:
+        cause = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+        raise DatabaseError(f"the database does not answer: {cause}") from error
+
+
+def _sqlite(url: sa.URL, durable: bool) -> Engine:
+    engine = sa.create_engine(url, connect_args={"timeout": _BUSY_SECONDS}, pool_size=_POOL)
+
+    @sa.event.listens_for(engine, "connect")
+    def prepare(connection: Any, record: object) -> None:
+        connection.isolation_level = None  # we say BEGIN ourselves
+        for pragma in (
+            "journal_mode=WAL",
+            f"synchronous={'FULL' if durable else 'NORMAL'}",
+            "foreign_keys=ON",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @sa.event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # A writer takes its lock at once: taking it later could fail, after work was done.
+        reads = connection.get_execution_options().get(_READ_ONLY)
+        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _postgresql(url: sa.URL, durable: bool) -> Engine:
+    options = "" if durable else "-c synchronous_commit=off"
+    return sa.create_engine(
+        url.set(drivername="postgresql+psycopg"),
+        pool_size=_POOL,
+        max_overflow=_POOL,
+        pool_pre_ping=True,  # the database may have gone away and come back
+        pool_timeout=_BUSY_SECONDS,
+        connect_args={"connect_timeout": 10, "options": options},
+    )

@@ -1,0 +1,137 @@
+"""The queue against a simple picture of it, in every order that hypothesis thinks of."""
+
+import tempfile
+from pathlib import Path
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
+from tests.serving.conftest import Clock
+from tests.serving.jobs import MODEL, new_job
+
+from mochi.serving.jobs import ENDED, Job, Outcome
+from mochi.serving.store.database import Database
+from mochi.serving.store.migrations import upgrade
+from mochi.serving.store.queue import SqlStore
+
+LEASE, ATTEMPTS = 10.0, 3
+
+
+class QueueMachine(RuleBasedStateMachine):
+    """No job is lost, none is completed twice, none is stuck."""
+
+    leases = Bundle("leases")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+        self.clock = Clock()
+        url = f"sqlite:///{Path(self.folder.name) / 'mochi.db'}"
+        self.database = Database.open(url, self.clock, durable=False)
+        upgrade(self.database)
+        self.store = SqlStore(self.database)
+        self.status: dict[str, str] = {}
+        self.live: dict[str, str | None] = {}  # job id -> the token that may finish it
+        self.deadlines: dict[str, float | None] = {}
+
+    def teardown(self) -> None:
+        self.drain()
+        self.database.close()
+        self.folder.cleanup()
+
+    def drain(self) -> None:
+        """Whatever happened before, an honest runner brings every job to its end."""
+        self.clock.now += LEASE + 1
+        self.store.sweep(ATTEMPTS)
+        while job := self.store.claim("last", [MODEL], LEASE):
+            assert self.store.finish(job, Outcome("f" * 26)) is not None
+        jobs = [job for account in "ab" for job in self.store.page(account, 1000)]
+        assert {job.id for job in jobs} == set(self.status)
+        assert all(job.status in ENDED for job in jobs)
+
+    @rule(
+        account=st.sampled_from("ab"), priority=st.integers(0, 1), patience=st.none() | st.just(15)
+    )
+    def add(self, account: str, priority: int, patience: int | None) -> None:
+        deadline = None if patience is None else self.clock() + patience
+        new = new_job(account=account, priority=priority, deadline=deadline)
+        (job,), _ = self.store.add([new], 100, 100)
+        self.status[job.id], self.live[job.id], self.deadlines[job.id] = "starting", None, deadline
+
+    @rule(target=leases, owner=st.sampled_from(["host:1:0", "host:2:0"]))
+    def claim(self, owner: str) -> Job:
+        job = self.store.claim(owner, [MODEL], LEASE)
+        waiting = [
+            name
+            for name, status in self.status.items()
+            if status == "starting" and (self.deadlines[name] or self.clock() + 1) > self.clock()
+        ]
+        if job is None:
+            assert not waiting
+            return multiple()
+        assert job.id in waiting
+        self.status[job.id], self.live[job.id] = "processing", job.lease_token
+        return job
+
+    def is_live(self, job: Job) -> bool:
+        return self.live[job.id] == job.lease_token
+
+    @rule(job=leases, step=st.integers(0, 4))
+    def keep(self, job: Job, step: int) -> None:
+        assert self.store.keep(job, LEASE, "line\n", step=step) == self.is_live(job)
+
+    @rule(job=leases, error=st.none() | st.just("[internal] it broke"))
+    def finish(self, job: Job, error: str | None) -> None:
+        live = self.is_live(job)
+        done = self.store.finish(job, Outcome(None if error else "f" * 26, error=error))
+        assert (done is not None) == live
+        if live:
+            self.status[job.id], self.live[job.id] = "failed" if error else "succeeded", None
+
+    @rule(job=leases, blame=st.booleans())
+    def give_back(self, job: Job, blame: bool) -> None:
+        live = self.is_live(job)
+        assert self.store.give_back(job, "back", blame=blame) == live
+        if live:
+            self.status[job.id], self.live[job.id] = "starting", None
+
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        if self.status:
+            name = data.draw(st.sampled_from(sorted(self.status)))
+            assert self.store.cancel(name) == (self.status[name] not in ENDED)
+            if self.status[name] not in ENDED:
+                self.status[name], self.live[name] = "canceled", None
+
+    @rule(seconds=st.sampled_from([1.0, 6.0, 11.0]))
+    def wait(self, seconds: float) -> None:
+        self.clock.now += seconds
+
+    @rule()
+    def sweep(self) -> None:
+        for job in self.store.sweep(ATTEMPTS):
+            assert self.status[job.id] not in ENDED
+            self.status[job.id], self.live[job.id] = job.status, None
+
+    @rule(owner=st.sampled_from(["host:1:", "host:2:"]))
+    def server_dies_and_starts_again(self, owner: str) -> None:
+        gone = {job.id for job in self.store.running() if (job.lease_owner or "").startswith(owner)}
+        assert self.store.release(owner) == len(gone)
+        for name in gone:
+            self.status[name], self.live[name] = "starting", None
+
+    @invariant()
+    def rows_are_what_we_think(self) -> None:
+        jobs = [job for account in "ab" for job in self.store.page(account, 1000)]
+        assert {job.id: job.status for job in jobs} == self.status
+        for job in jobs:
+            assert (job.lease_token is not None) == (job.status == "processing")
+            assert job.lease_token == self.live[job.id]
+            assert (job.completed_at is not None) == (job.status in ENDED)
+            assert (job.output_file is not None) == (job.status == "succeeded")
+        waiting = {job.id for job in jobs if job.status == "starting"}
+        assert {job.id for job in self.store.waiting()} == waiting
+
+
+TestQueueMachine = QueueMachine.TestCase
+TestQueueMachine.settings = settings(max_examples=25, stateful_step_count=30)
