@@ -1,44 +1,36 @@
 """AsymmDiT, the asymmetric diffusion transformer of Mochi 1 (SPEC 2).
 
 Many visual tokens and a few text tokens attend to each other in every block; each stream has its
-own width and its own weights. Read it from the top: the model, a block, attention, the ends.
+own width and its own weights. The network and its two ends are here, a block is in `block.py`.
 """
 
 # Shapes: B batch, C latent channels, T H W latent frames and pixels, N visual tokens, L text
-#         tokens, S = N + L, D visual width, E text width, G text features, H heads, K head_dim.
+#         tokens, D visual width, E text width, G text features, P contexts, R = P * B, S steps.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from typing import Literal, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mochi.core.config import DiTConfig
 from mochi.core.errors import RequestError
+from mochi.model.block import AsymmBlock, Means
 from mochi.model.conditioning import AttentionPool, TimestepEmbedder
+from mochi.model.context import TextContext as TextContext
 from mochi.model.exchange import Attention, OneDevice, TokenExchange, attend
-from mochi.model.layers import HeadNorm, Linear, SwiGLU, gated_residual, modulated_norm
-from mochi.model.rope import positions, rotary_factors, rotate
+from mochi.model.kernels import Kernels, PlainKernels
+from mochi.model.layers import Linear, compute_dtype
+from mochi.model.modulation import Modulation, StepTables, tabulate
+from mochi.model.residency import Residency, Resident
+from mochi.model.rope import Rotary, RotaryTables, positions
 
-Rotary = tuple[Tensor, Tensor]
+Passes = Literal["auto", "together", "apart"]
 
-
-@dataclass(frozen=True)
-class TextContext:
-    """A batch of prompts as the network wants them, made once and used in every step.
-
-    Attributes:
-        tokens: projected tokens `(B, L, E)`, valid ones first, cut to the longest prompt.
-        counts: valid tokens of each row.
-        pooled: `(B, D)`.
-    """
-
-    tokens: Tensor
-    counts: tuple[int, ...]
-    pooled: Tensor
+TOGETHER_TOKENS = 2048
+"""Up to so many visual tokens in all, the passes of a step run as one batch."""
 
 
 class AsymmDiT(nn.Module):
@@ -50,6 +42,11 @@ class AsymmDiT(nn.Module):
     Attributes:
         exchange: how tokens move between devices; `OneDevice()` unless replaced.
         attention: the attention kernel; PyTorch's unless replaced.
+        kernels: the elementwise pieces; the plain ones unless replaced, and whenever gradients are
+            recorded.
+        residency: where the blocks' weights are; all in place unless replaced.
+        passes: whether the passes of a step run as one batch, `together`, or one after the other in
+            each block, `apart`; `auto` decides by the number of tokens.
     """
 
     def __init__(self, config: DiTConfig):
@@ -57,6 +54,9 @@ class AsymmDiT(nn.Module):
         self.config = config
         self.exchange: TokenExchange = OneDevice()
         self.attention: Attention = attend
+        self.kernels: Kernels = PlainKernels()
+        self.residency: Residency = Resident()
+        self.passes: Passes = "auto"
         self.x_embedder = PatchEmbed(config)
         self.t_embedder = TimestepEmbedder(config.visual_width, config.time_features)
         self.t5_y_embedder = AttentionPool(config.text_features, config.visual_width)
@@ -104,27 +104,135 @@ class AsymmDiT(nn.Module):
         pooled_BD = self.t5_y_embedder(text_BLG, mask_BL)
         return TextContext(self.t5_yproj(packed_BLG), counts, pooled_BD)
 
+    def prepare_steps(self, sigmas: Sequence[float], contexts: Sequence[TextContext]) -> StepTables:
+        """Everything about the steps of a run that does not depend on the latent.
+
+        Where they are used, the modulation layers are not: the blocks' `mod_x` and `mod_y` and the
+        final layer's `mod`. They hold as long as weights and prompts stay as they are.
+        """
+        levels_S = torch.tensor(list(sigmas), device=contexts[0].pooled.device)
+        return self._tabulated(self.t_embedder(levels_S).unsqueeze(1), sigmas, contexts)
+
     def velocity(self, z_BCTHW: Tensor, sigma_B: Tensor, context: TextContext) -> Tensor:
         """As `forward`, for prompts that are prepared already."""
-        self._check_latent(z_BCTHW, sigma_B, context)
+        return self.velocities(z_BCTHW, sigma_B, [context])[0]
+
+    def velocities(
+        self,
+        z_BCTHW: Tensor,
+        sigma: Tensor | float,
+        contexts: Sequence[TextContext],
+        tables: StepTables | None = None,
+        before_block: Callable[[], object] | None = None,
+    ) -> list[Tensor]:
+        """Velocities of one latent under several prompts, in one walk through the blocks.
+
+        Args:
+            z_BCTHW: noisy latent in DiT space.
+            sigma: noise level, one for all rows or one for each, `(B,)`.
+            contexts: prompts for all rows, one for each velocity.
+            tables: of `prepare_steps`; used if they know this level and these contexts.
+            before_block: called before each block; what it raises ends the walk.
+
+        Returns:
+            A velocity for each context, float32, shaped as the latent.
+
+        Raises:
+            RequestError: shapes do not go together.
+        """
+        for context in contexts:
+            self._check_latent(z_BCTHW, sigma, context)
         _, _, frames, height, width = z_BCTHW.shape
-        rows, columns = height // self.config.patch, width // self.config.patch
-        rotary = self._rotary(frames, rows, columns, z_BCTHW.device)
-        c_BD = F.silu(self.t_embedder(sigma_B) + context.pooled)
-
+        size = frames, height // self.config.patch, width // self.config.patch
         x_BND = self.exchange.split_tokens(self.x_embedder(z_BCTHW))
-        y_BLE = context.tokens
-        for block in self.blocks:
-            x_BND, y_BLE = block(
-                x_BND, y_BLE, c_BD, rotary, context.counts, self.exchange, self.attention
-            )
-        out_BNP = self.exchange.gather_tokens(self.final_layer(x_BND, c_BD))
-        return unpatchify(out_BNP.float(), frames, rows, columns, self.config.patch)
+        groups = self._groups(contexts, x_BND)
+        tables, step = self._tables_for(sigma, groups, z_BCTHW.shape[0], tables)
+        modulations = [tables.at(step, group) for group in groups]
+        outputs = self._walk(x_BND, groups, modulations, self._means(size, tables), before_block)
+        velocities: list[Tensor] = []
+        for group, out_RNP in zip(groups, outputs, strict=True):
+            all_RNP = self.exchange.gather_tokens(out_RNP).float()
+            velocities += unpatchify(all_RNP, *size, self.config.patch).chunk(len(group))
+        return velocities
 
-    def _rotary(self, frames: int, rows: int, columns: int, device: torch.device) -> Rotary:
-        where_N3 = positions(frames, rows, columns, device)
-        where_1N3 = self.exchange.split_tokens(where_N3.unsqueeze(0))
-        return rotary_factors(self.pos_frequencies, where_1N3[0])
+    def _walk(
+        self,
+        x_BND: Tensor,
+        groups: Sequence[Sequence[TextContext]],
+        modulations: Sequence[Modulation],
+        means: Means,
+        before_block: Callable[[], object] | None,
+    ) -> list[Tensor]:
+        """Patch pixels of each group's rows, `(R, N, patch * patch * C)`."""
+        first = self._in_order[0]
+        streams = [
+            first.start(x_BND.repeat(len(group), 1, 1), group, modulation, means.kernels)
+            for group, modulation in zip(groups, modulations, strict=True)
+        ]
+        for index, block in enumerate(self.residency.walk(self._in_order)):
+            if before_block is not None:
+                before_block()
+            for place, modulation in enumerate(modulations):
+                now, following = modulation.block(index), modulation.block(index + 1)
+                streams[place] = block(streams[place], now, following, means)
+        return [
+            self.final_layer(stream.x_BND, modulation, means.kernels)
+            for stream, modulation in zip(streams, modulations, strict=True)
+        ]
+
+    @property
+    def _in_order(self) -> list[AsymmBlock]:
+        return cast("list[AsymmBlock]", list(self.blocks))
+
+    def _groups(
+        self, contexts: Sequence[TextContext], x_BND: Tensor
+    ) -> Sequence[Sequence[TextContext]]:
+        """The contexts that run as one batch each."""
+        together = self.passes == "together" or (
+            self.passes == "auto" and len(contexts) * x_BND[..., 0].numel() <= TOGETHER_TOKENS
+        )
+        if together and TextContext.text_is_in_one_piece(contexts):
+            return [contexts]
+        return [[context] for context in contexts]
+
+    def _tables_for(
+        self,
+        sigma: Tensor | float,
+        groups: Sequence[Sequence[TextContext]],
+        rows: int,
+        tables: StepTables | None,
+    ) -> tuple[StepTables, int]:
+        """The given tables if they know this step, else new ones of this step alone."""
+        if tables is not None and not isinstance(sigma, Tensor):
+            step = tables.step_of(sigma)
+            if step is not None and all(tables.knows(group) for group in groups):
+                return tables, step
+        contexts = [context for group in groups for context in group]
+        if not isinstance(sigma, Tensor):
+            sigma = torch.full((1,), sigma, device=contexts[0].pooled.device)
+        time_1RD = self.t_embedder(sigma).unsqueeze(0)
+        if time_1RD.shape[1] == rows:
+            time_1RD = time_1RD.repeat(1, len(contexts), 1)
+        return self._tabulated(time_1RD, [], contexts), 0
+
+    def _tabulated(
+        self, time_SRD: Tensor, sigmas: Sequence[float], contexts: Sequence[TextContext]
+    ) -> StepTables:
+        blocks = self.residency.walk_modulation(self._in_order)
+        return tabulate(time_SRD, sigmas, contexts, blocks, len(self.blocks), self.final_layer.mod)
+
+    def _means(self, size: tuple[int, int, int], tables: StepTables) -> Means:
+        """What the blocks work with in this step; positions are made once for a run."""
+        if size not in tables.places:
+            where_1N3 = positions(*size, device=self.pos_frequencies.device).unsqueeze(0)
+            mine_1N3 = self.exchange.split_tokens(where_1N3)
+            made = None
+            if mine_1N3 is where_1N3:
+                made = RotaryTables.make(self.pos_frequencies, *size)
+            tables.places[size] = mine_1N3[0], made
+        rotary = Rotary(self.pos_frequencies, *tables.places[size])
+        kernels = PlainKernels() if torch.is_grad_enabled() else self.kernels
+        return Means(rotary, self.exchange, self.attention, kernels)
 
     def _check_text(self, text_BLG: Tensor, mask_BL: Tensor) -> None:
         features = self.config.text_features
@@ -140,7 +248,7 @@ class AsymmDiT(nn.Module):
                 "mask", tuple(mask_BL.shape), "does not cover the text", tuple(text_BLG.shape[:2])
             )
 
-    def _check_latent(self, z_BCTHW: Tensor, sigma_B: Tensor, context: TextContext) -> None:
+    def _check_latent(self, z_BCTHW: Tensor, sigma: Tensor | float, context: TextContext) -> None:
         shape, patch = tuple(z_BCTHW.shape), self.config.patch
         if len(shape) != 5 or shape[1] != self.config.latent_channels:
             raise RequestError(
@@ -150,135 +258,12 @@ class AsymmDiT(nn.Module):
             raise RequestError(
                 "latent", shape, f"has a height or width that is no multiple of {patch}"
             )
-        if sigma_B.shape != shape[:1]:
-            raise RequestError("sigma", tuple(sigma_B.shape), "is not one per row", shape[:1])
+        if isinstance(sigma, Tensor) and sigma.shape != shape[:1]:
+            raise RequestError("sigma", tuple(sigma.shape), "is not one per row", shape[:1])
         if len(context.counts) != shape[0]:
             raise RequestError(
                 "text", len(context.counts), "is not one prompt per latent", shape[0]
             )
-
-
-class AsymmBlock(nn.Module):
-    """One joint block: attention over both streams, then an MLP for each."""
-
-    def __init__(self, config: DiTConfig, updates_text: bool):
-        super().__init__()
-        wide, narrow = config.visual_width, config.text_width
-        self.updates_text = updates_text
-        self.mod_x = Linear(wide, 4 * wide)
-        self.mod_y = Linear(wide, 4 * narrow if updates_text else narrow)
-        self.attn = JointAttention(config, updates_text)
-        self.mlp_x = SwiGLU(wide, config.visual_ffn)
-        if updates_text:
-            self.mlp_y = SwiGLU(narrow, config.text_ffn)
-
-    def forward(
-        self,
-        x_BND: Tensor,
-        y_BLE: Tensor,
-        c_BD: Tensor,
-        rotary: Rotary,
-        counts: Sequence[int],
-        exchange: TokenExchange,
-        attention: Attention,
-    ) -> tuple[Tensor, Tensor]:
-        """Update both streams; `c` is SiLU of the conditioning. The last block leaves the text."""
-        scale_attn, gate_attn, scale_mlp, gate_mlp = self.mod_x(c_BD).chunk(4, dim=-1)
-        text_mod = self.mod_y(c_BD).chunk(4 if self.updates_text else 1, dim=-1)
-
-        x_attn, y_attn = self.attn(
-            modulated_norm(x_BND, scale_attn),
-            modulated_norm(y_BLE, text_mod[0]),
-            rotary,
-            counts,
-            exchange,
-            attention,
-        )
-        x_BND = gated_residual(x_BND, x_attn, gate_attn)
-        x_BND = gated_residual(x_BND, self.mlp_x(modulated_norm(x_BND, scale_mlp)), gate_mlp)
-        if self.updates_text and y_attn is not None:
-            _, gate_attn, scale_mlp, gate_mlp = text_mod
-            y_BLE = gated_residual(y_BLE, y_attn, gate_attn)
-            y_BLE = gated_residual(y_BLE, self.mlp_y(modulated_norm(y_BLE, scale_mlp)), gate_mlp)
-        return x_BND, y_BLE
-
-
-class JointAttention(nn.Module):
-    """One softmax over visual tokens and valid text tokens; both streams speak Dx-wide heads."""
-
-    def __init__(self, config: DiTConfig, updates_text: bool):
-        super().__init__()
-        wide, narrow = config.visual_width, config.text_width
-        self.heads = config.heads
-        self.qkv_x = Linear(wide, 3 * wide, bias=False)
-        self.qkv_y = Linear(narrow, 3 * wide, bias=False)
-        self.q_norm_x = HeadNorm(config.head_dim)
-        self.k_norm_x = HeadNorm(config.head_dim)
-        self.q_norm_y = HeadNorm(config.head_dim)
-        self.k_norm_y = HeadNorm(config.head_dim)
-        self.proj_x = Linear(wide, wide)
-        if updates_text:
-            self.proj_y = Linear(wide, narrow)
-
-    def forward(
-        self,
-        x_BND: Tensor,
-        y_BLE: Tensor,
-        rotary: Rotary,
-        counts: Sequence[int],
-        exchange: TokenExchange,
-        attention: Attention,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Attention outputs of both streams; None for the text where nothing reads it."""
-        q, k, v = self._heads(self.qkv_x(x_BND))
-        q = rotate(self.q_norm_x(q), *rotary).to(v.dtype)
-        k = rotate(self.k_norm_x(k), *rotary).to(v.dtype)
-        q, k, v = exchange.tokens_to_heads(q, k, v)
-        tokens = q.shape[1]
-        text = None
-        if y_BLE.shape[1]:
-            q_y, k_y, v_y = self._heads(self.qkv_y(y_BLE))
-            q_y, k_y = self.q_norm_y(q_y).to(v.dtype), self.k_norm_y(k_y).to(v.dtype)
-            text = [exchange.text_heads(part) for part in (q_y, k_y, v_y.to(v.dtype))]
-            q, k, v = (torch.cat(pair, dim=1) for pair in zip((q, k, v), text, strict=True))
-
-        out_BShK = attend_valid(q, k, v, tokens, counts, attention)
-        out_x = self.proj_x(exchange.heads_to_tokens(out_BShK[:, :tokens]).flatten(2))
-        if text is None or not hasattr(self, "proj_y"):
-            return out_x, None
-        out_y = exchange.gather_text_heads(out_BShK[:, tokens:])
-        return out_x, self.proj_y(out_y.flatten(2))
-
-    def _heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).unbind(2)
-        return q, k, v
-
-
-def attend_valid(
-    q_BSHK: Tensor,
-    k_BSHK: Tensor,
-    v_BSHK: Tensor,
-    visual_tokens: int,
-    counts: Sequence[int],
-    attention: Attention,
-) -> Tensor:
-    """Attention without padding: sliced off, never masked.
-
-    Rows with equally many text tokens attend together; outputs of padding are zero, and nobody
-    reads them.
-    """
-    if len(set(counts)) <= 1:
-        return attention(q_BSHK, k_BSHK, v_BSHK)
-    groups: list[Tensor] = []
-    order: list[int] = []
-    for count in sorted(set(counts)):
-        rows = [row for row, other in enumerate(counts) if other == count]
-        length = visual_tokens + count
-        out = attention(*(x[rows, :length] for x in (q_BSHK, k_BSHK, v_BSHK)))
-        groups.append(F.pad(out, (0, 0, 0, 0, 0, q_BSHK.shape[1] - length)))
-        order += rows
-    back = sorted(range(len(order)), key=order.__getitem__)
-    return torch.cat(groups)[back]
 
 
 class PatchEmbed(nn.Module):
@@ -306,11 +291,12 @@ class FinalLayer(nn.Module):
         self.mod = Linear(config.visual_width, 2 * config.visual_width)
         self.linear = Linear(config.visual_width, config.patch**2 * config.latent_channels)
 
-    def forward(self, x_BND: Tensor, c_BD: Tensor) -> Tensor:
-        """`(B, N, D)` to `(B, N, patch * patch * C)`; `c` is SiLU of the conditioning."""
-        shift_BD, scale_BD = self.mod(c_BD).float().chunk(2, dim=-1)
-        normed_BND = F.layer_norm(x_BND.float(), x_BND.shape[-1:], eps=1e-6)
-        return self.linear(normed_BND * (1 + scale_BD.unsqueeze(1)) + shift_BD.unsqueeze(1))
+    def forward(self, x_BND: Tensor, modulation: Modulation, kernels: Kernels) -> Tensor:
+        """`(B, N, D)` to `(B, N, patch * patch * C)`."""
+        dtype = compute_dtype(self.linear)
+        return self.linear(
+            kernels.shifted_norm(x_BND, modulation.scale_R1D, modulation.shift_R1D, dtype)
+        )
 
 
 def unpatchify(out_BNP: Tensor, frames: int, rows: int, columns: int, patch: int) -> Tensor:

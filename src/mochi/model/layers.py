@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from mochi.model.kernels import Kernels
 
 
 class Linear(nn.Linear):
@@ -14,8 +19,19 @@ class Linear(nn.Linear):
     dtype does the cast.
     """
 
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """What the layer computes in; inputs in it need no cast."""
+        return self.weight.dtype
+
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.to(self.weight.dtype))
+
+
+def compute_dtype(layer: nn.Module) -> torch.dtype:
+    """What a linear layer of whatever kind computes in; float32 where it does not say."""
+    dtype = getattr(layer, "compute_dtype", None)
+    return dtype if isinstance(dtype, torch.dtype) else torch.float32
 
 
 class HeadNorm(nn.Module):
@@ -37,18 +53,5 @@ class SwiGLU(nn.Module):
         self.w1 = Linear(width, 2 * hidden, bias=False)
         self.w2 = Linear(hidden, width, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        gate, value = self.w1(x).chunk(2, dim=-1)
-        return self.w2(F.silu(gate) * value)
-
-
-def modulated_norm(x_BND: Tensor, scale_BD: Tensor) -> Tensor:
-    """`x / rms(x) * (1 + scale)`: float32 inside and out, eps 1e-6."""
-    normed_BND = F.rms_norm(x_BND.float(), x_BND.shape[-1:], eps=1e-6)
-    return normed_BND * (1 + scale_BD.float().unsqueeze(1))
-
-
-def gated_residual(x_BND: Tensor, y_BND: Tensor, gate_BD: Tensor) -> Tensor:
-    """`x + rmsnorm(y) * tanh(gate)` in x's dtype: the sandwich norm, float32 inside, eps 1e-6."""
-    normed_BND = F.rms_norm(y_BND.float(), y_BND.shape[-1:], eps=1e-6)
-    return x_BND + (normed_BND * gate_BD.float().tanh().unsqueeze(1)).to(x_BND.dtype)
+    def forward(self, x: Tensor, kernels: Kernels) -> Tensor:
+        return self.w2(kernels.silu_mul(self.w1(x)))

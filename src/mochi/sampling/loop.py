@@ -16,15 +16,7 @@ from torch import Tensor
 from mochi.core.errors import RequestError, SamplingError
 from mochi.core.events import CancelToken
 from mochi.core.request import check_guidance
-from mochi.sampling.guidance import (
-    Network,
-    PreparesText,
-    Velocity,
-    Wrap,
-    cancellable,
-    conditioned,
-    guided,
-)
+from mochi.sampling.guidance import Network, PreparesText, Prompt, Velocity, Wrap, steered
 from mochi.sampling.progress import OnStep, Picture, Progress
 from mochi.sampling.schedule import check_sigmas
 from mochi.sampling.solvers import Past, Solver, get_solver
@@ -51,7 +43,7 @@ def sample(
 
     Args:
         dit: `dit(z, sigma, text, mask)` -> velocity; text is prepared once where `dit` has
-            `prepare_text`.
+            `prepare_text`, and steps where it has `prepare_steps`.
         noise: DiT-space latent `(B, C, t, h, w)` at noise level `sigmas[0]`; pure noise for 1.
         text: features `(B, L, D)`, or `(1, L, D)` for one prompt in all rows.
         mask: valid tokens, bool `(B, L)` or `(1, L)`.
@@ -61,7 +53,7 @@ def sample(
         guidance: one scale, or one per step; a step with scale 1 costs one network pass, not two.
         solver: a name in `SOLVERS`; a multistep one begins with one Euler step in each call.
         on_step: called after each step.
-        cancel: looked at before each network pass.
+        cancel: looked at before each network pass, and between the blocks of our own network.
         preview: turns the clean latent as estimated now into pictures, when a listener asks.
         wrap: takes the guided velocity and gives the one to use: caching, tracing, changes of step.
         enable_grad: keep the graph, to differentiate through the run.
@@ -80,13 +72,14 @@ def sample(
     z = _latent(noise)
     cancel = cancel or CancelToken()
     with torch.set_grad_enabled(enable_grad):
-        positive = _prompted(dit, z, "text", text, mask, cancel)
-        negative = positive
+        positive = _prompt(z, "text", text, mask)
+        negative = None
         if any(scale != 1.0 for scale in scales):
             if negative_text is None or negative_mask is None:
                 negative_text, negative_mask = torch.zeros_like(text), torch.zeros_like(mask)
-            negative = _prompted(dit, z, "negative_text", negative_text, negative_mask, cancel)
-        velocity = guided(positive, negative, scales)
+            negative = _prompt(z, "negative_text", negative_text, negative_mask)
+        cancel.check()
+        velocity = steered(dit, positive, negative, levels[:-1], scales, cancel)
         progress = Progress(len(scales), on_step, preview)
         return integrate(wrap(velocity) if wrap else velocity, z, levels, solve, progress)
 
@@ -141,15 +134,8 @@ def _latent(noise: Tensor) -> Tensor:
     return noise.to(torch.promote_types(noise.dtype, torch.float32))
 
 
-def _prompted(
-    dit: Network | PreparesText,
-    z: Tensor,
-    field: str,
-    text: Tensor,
-    mask: Tensor,
-    cancel: CancelToken,
-) -> Velocity:
-    """The velocity under one prompt for each row of `z`, or one for all."""
+def _prompt(z: Tensor, field: str, text: Tensor, mask: Tensor) -> Prompt:
+    """A prompt for each row of `z`, or one for all."""
     batch = z.shape[0]
     if text.ndim != 3 or text.shape[0] not in (1, batch):
         rule = "is not of shape (batch, tokens, features)"
@@ -157,7 +143,5 @@ def _prompted(
     if mask.shape != text.shape[:2]:
         rule = "mask does not fit the features"
         raise RequestError(field, tuple(mask.shape), rule, tuple(text.shape[:2]))
-    cancel.check()
     text = text.to(z.device).expand(batch, -1, -1)
-    mask = mask.to(z.device, torch.bool).expand(batch, -1)
-    return cancellable(conditioned(dit, text, mask), cancel)
+    return Prompt(text, mask.to(z.device, torch.bool).expand(batch, -1))
