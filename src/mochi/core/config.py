@@ -108,6 +108,18 @@ def _check_stages(
 
 
 @dataclass(frozen=True)
+class T5Size:
+    """Sizes of a T5 v1.1 encoder (gated GELU, no bias anywhere); the defaults are those of XXL."""
+
+    vocabulary: int = 32128
+    width: int = 4096
+    feed_forward: int = 10240
+    depth: int = 24
+    heads: int = 64
+    head_dim: int = 64
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """The three networks whose weights a Mochi checkpoint holds."""
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from mochi.core.config import T5Size
 from mochi.core.errors import RequestError, WeightsError
 
 if TYPE_CHECKING:
@@ -27,18 +27,6 @@ FOREIGN_PREFIXES = ("decoder.", "lm_head.")  # the rest of a full T5; not needed
 DTYPES = (torch.float32, torch.bfloat16)
 HOW_TO_GET = "`mochi weights download genmo/mochi-1-preview` brings one"
 _NAMES_SHOWN = 4
-
-
-@dataclass(frozen=True)
-class T5Size:
-    """Sizes of a T5 v1.1 encoder (gated GELU, no bias anywhere)."""
-
-    vocabulary: int = 32128
-    width: int = 4096
-    feed_forward: int = 10240
-    depth: int = 24
-    heads: int = 64
-    head_dim: int = 64
 
 
 T5_XXL = T5Size()

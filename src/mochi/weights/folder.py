@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -11,17 +10,19 @@ from pathlib import Path
 from typing import Literal
 
 from mochi.core.errors import WeightsError
+from mochi.weights.checkpoint import Checkpoint, PartView, Source
 from mochi.weights.header import MAX_HEADER_BYTES
 from mochi.weights.names import Part
+from mochi.weights.shards import shards
+from mochi.weights.tensors import StrPath
 from mochi.weights.variants import WeightName, choose, parse
 
-StrPath = str | os.PathLike[str]
 Layout = Literal["original", "diffusers"]
 
 CARD = "mochi.json"
 _ORIGINAL = {"dit": "dit.safetensors", "decoder": "decoder.safetensors"}
 _ENCODER = "encoder.safetensors"
-_STEM = "diffusion_pytorch_model"
+_STEM, _TEXT_STEM = "diffusion_pytorch_model", "model"
 _SAMPLES = 64
 _SAMPLE_BYTES = 64 * 1024
 
@@ -106,6 +107,8 @@ class ModelFiles:
         """
         if part == "dit":
             return self.dit
+        if part == "t5":
+            return component_files(self.text_parts()[0], stem=_TEXT_STEM)
         file = self.decoder if part == "decoder" else self.encoder
         if file is None:
             raise WeightsError(f"holds no {_ENCODER}, which this needs", self.folder)
@@ -152,21 +155,31 @@ class ModelFiles:
         return digest.hexdigest()
 
 
+def open_part(part: Part, source: Source) -> PartView:
+    """One part of a checkpoint or of a model folder.
+
+    Raises:
+        WeightsError: a file cannot be used at all, or nothing in it looks like this part.
+    """
+    return Checkpoint.open(_part_files(part, source)).part(part)
+
+
 def component_files(
-    folder: StrPath, variant: str | None = None, *, fall_back: bool = False
+    folder: StrPath, variant: str | None = None, *, fall_back: bool = False, stem: str = _STEM
 ) -> tuple[Path, ...]:
-    """The weights in `transformer/` or `vae/` of a diffusers folder: one file, or its shards.
+    """The weights in a component of a diffusers folder, such as `vae/`: one file, or its shards.
 
     Args:
         folder: the component's folder.
         variant: as in `ModelFiles.find`.
         fall_back: take the plain files where the variant is absent.
+        stem: how their names begin; that of the text encoder is `model`.
 
     Raises:
         WeightsError: no weights, not in this variant, or a shard is missing.
     """
     root = _existing_folder(folder)
-    names = _weight_names(root)
+    names = _weight_names(root, stem)
     chosen = choose(names, variant, fall_back=fall_back)
     fitting = [name for name, known in names.items() if known.variant == chosen]
     whole = [name for name in fitting if not (names[name].is_index or names[name].is_shard)]
@@ -175,7 +188,7 @@ def component_files(
         return (root / whole[0],)
     if index:
         return shards(root / index[0])
-    wanted = f"{_STEM}{'.' + variant if variant else ''}.safetensors"
+    wanted = f"{stem}{'.' + variant if variant else ''}.safetensors"
     raise WeightsError(f"holds no {wanted} or index of its shards; found {_contents(root)}", root)
 
 
@@ -184,38 +197,21 @@ def is_component(folder: Path) -> bool:
     return bool(_weight_names(folder))
 
 
-def shards(index: StrPath) -> tuple[Path, ...]:
-    """The files that an index (`*.safetensors.index.json`) names, in order.
-
-    Raises:
-        WeightsError: the index is broken, leaves its folder, or a shard is missing.
-    """
-    path = Path(index)
-    try:
-        if path.stat().st_size > MAX_HEADER_BYTES:
-            raise WeightsError("is too large for an index", path)
-        parsed = json.loads(path.read_text("utf-8"))
-        names = sorted({str(name) for name in parsed["weight_map"].values()})
-    except OSError as error:
-        raise WeightsError(f"cannot be read: {error.strerror or error}", path) from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise WeightsError("is no index of shards: it has no weight_map", path) from None
-    for name in names:
-        if Path(name).name != name or name in ("", ".", ".."):
-            raise WeightsError(f"names a shard outside its folder: {name[:80]!r}", path)
-        if not (path.parent / name).is_file():
-            raise WeightsError(f"names the shard {name}, which is missing", path)
-    if not names:
-        raise WeightsError("names no shards", path)
-    return tuple(path.parent / name for name in names)
-
-
 # ----------------------------------------------------------------------------------------- helpers
 
 
-def _weight_names(root: Path) -> dict[str, WeightName]:
+def _part_files(part: Part, source: Source) -> Source:
+    if not isinstance(source, (str, os.PathLike)) or not Path(source).is_dir():
+        return source
+    path = Path(source)
+    if (path / f"{part}.safetensors").is_file():  # the other original files need not be here
+        return path / f"{part}.safetensors"
+    return component_files(path) if is_component(path) else ModelFiles.find(path).part(part)
+
+
+def _weight_names(root: Path, stem: str = _STEM) -> dict[str, WeightName]:
     known = {path.name: parse(path.name) for path in sorted(root.iterdir())}
-    return {name: found for name, found in known.items() if found and found.stem == _STEM}
+    return {name: found for name, found in known.items() if found and found.stem == stem}
 
 
 def _companions(root: Path) -> dict[str, Path | None]:

@@ -200,6 +200,51 @@ DIFFUSERS_ENCODER = Table(
     ),
 )
 
+# ---------------------------------------------------------------------------------- text encoders
+
+T5 = Table(
+    layout="Hugging Face",
+    part="t5",
+    marks=(
+        "shared.weight",
+        "encoder.final_layer_norm.weight",
+        "encoder.block.0.layer.0.SelfAttention.q.weight",
+    ),
+    our_numbers=_no_numbers,
+    their_numbers=_no_numbers,
+    neighbours=("decoder.", "lm_head."),  # the rest of a whole T5, not needed to encode
+    aliases={"encoder.embed_tokens.weight": "shared.weight"},
+    rules=(Rule("{any}", ("{any}",)),),
+)
+
+T5_LLAMA_CPP = Table(
+    layout="llama.cpp",
+    part="t5",
+    marks=("token_embd.weight", "enc.output_norm.weight", "enc.blk.0.attn_q.weight"),
+    our_numbers=_no_numbers,
+    their_numbers=_no_numbers,
+    neighbours=("dec.", "output."),
+    rules=(
+        *_rows("", "", {"shared": "token_embd", "encoder.final_layer_norm": "enc.output_norm"}),
+        *_rows(
+            "encoder.block.{i}.layer.",
+            "enc.blk.{i}.",
+            {
+                "0.layer_norm": "attn_norm",
+                "0.SelfAttention.q": "attn_q",
+                "0.SelfAttention.k": "attn_k",
+                "0.SelfAttention.v": "attn_v",
+                "0.SelfAttention.o": "attn_o",
+                "0.SelfAttention.relative_attention_bias": "attn_rel_b",
+                "1.layer_norm": "ffn_norm",
+                "1.DenseReluDense.wi_0": "ffn_gate",
+                "1.DenseReluDense.wi_1": "ffn_up",
+                "1.DenseReluDense.wo": "ffn_down",
+            },
+        ),
+    ),
+)
+
 TABLES: tuple[Table, ...] = (
     ORIGINAL_DIT,
     ORIGINAL_DECODER,
@@ -207,4 +252,6 @@ TABLES: tuple[Table, ...] = (
     DIFFUSERS_DIT,
     DIFFUSERS_DECODER,
     DIFFUSERS_ENCODER,
+    T5,
+    T5_LLAMA_CPP,
 )

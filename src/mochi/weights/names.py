@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from mochi.weights.ops import STACK, Op, Shape
 from mochi.weights.templates import Numbers, Template, Values
 
-Part = Literal["dit", "decoder", "encoder"]
+Part = Literal["dit", "decoder", "encoder", "t5"]
 
 DIT_BLOCK = "blocks.{n}."
 DIT_INNER = ("attn.proj_y.weight", "mlp_y.w1.weight", "mlp_y.w2.weight")
@@ -39,6 +39,7 @@ class Table:
         our_numbers: reads the templates' numbers off our names.
         their_numbers: reads the same numbers off their names.
         neighbours: prefixes of names in the same file that belong to other networks.
+        aliases: second names of tensors of theirs; where both are there, the second is no news.
     """
 
     layout: str
@@ -48,6 +49,7 @@ class Table:
     our_numbers: Callable[[Iterable[str]], Numbers]
     their_numbers: Callable[[Iterable[str]], Numbers]
     neighbours: tuple[str, ...] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
     def score(self, names: Iterable[str]) -> int:
         """How many of the marks are among these names."""

@@ -23,7 +23,7 @@ from mochi.core.config import (
 )
 from mochi.core.errors import WeightsError
 from mochi.core.sizes import SPACE_FACTOR, TIME_FACTOR
-from mochi.weights.names import DIT_BLOCK, DIT_INNER, Part, depth, indices
+from mochi.weights.names import DIT_BLOCK, DIT_INNER, depth, indices
 
 Shapes = Mapping[str, tuple[int, ...]]
 Witness = tuple[str, int, Fraction]
@@ -285,10 +285,3 @@ def _checked(build: Callable[[], Config]) -> Config:
         return build()
     except ValueError as error:
         raise WeightsError(f"has sizes that fit no Mochi network: {error}") from None
-
-
-CONFIGS: Mapping[Part, Callable[[Shapes], DiTConfig | DecoderConfig | EncoderConfig]] = {
-    "dit": dit_config,
-    "decoder": decoder_config,
-    "encoder": encoder_config,
-}

@@ -49,7 +49,7 @@ class TensorFile:
     def __init__(self, path: StrPath):
         self.path = Path(path)
         try:
-            with _open_regular(self.path) as file:
+            with open_regular(self.path) as file:
                 self.file_bytes = os.fstat(file.fileno()).st_size
                 self.header: Header = read_header(file, self.file_bytes)
                 self._map = _map_privately(file, self.file_bytes)
@@ -145,10 +145,16 @@ class TensorFiles:
         return self._owner[name].tensor(name)
 
 
-def _open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BinaryIO:
+    """A file opened for reading, if it is one.
+
+    Raises:
+        WeightsError: it is a folder, a pipe or the like.
+        OSError: it is not there or unreadable.
+    """
     mode = path.stat().st_mode
     if stat.S_ISDIR(mode):
-        raise WeightsError("is a folder, not a .safetensors file")
+        raise WeightsError("is a folder, not a file of weights")
     if not stat.S_ISREG(mode):  # opening a pipe would wait for ever
         raise WeightsError("is no regular file")
     return path.open("rb")

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from mochi.core.errors import WeightsError
 from mochi.weights.folder import ModelFiles
@@ -47,7 +47,9 @@ def verify(folder: StrPath, on_progress: OnProgress | None = None) -> tuple[Find
     """
     files = ModelFiles.find(folder)
     checksums = tuple(_by_checksum(Path(folder), on_progress))
-    parts: list[Part] = [p for p in get_args(Part) if p != "encoder" or files.encoder is not None]
+    parts: list[Part] = ["dit", "decoder"]
+    parts += ["encoder"] if files.encoder is not None else []
+    parts += ["t5"] if files.text_encoder is not None else []
     return checksums + tuple(_by_shapes(files, part) for part in parts)
 
 

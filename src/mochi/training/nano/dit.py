@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from mochi.core.config import DiTConfig
+from mochi.core.config import DiTConfig, T5Size
 from mochi.model.dit import AsymmDiT
 from mochi.model.exchange import attend_by_matmul
-from mochi.text.t5 import T5Size, build_t5
+from mochi.text.t5 import build_t5
 from mochi.training.checkpoint import resume, save_progress
 from mochi.training.ema import WeightAverage
 from mochi.training.muon import Muon

@@ -1,0 +1,93 @@
+"""The kinds of file that tensors come in, told apart by their first bytes, never by their name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from mochi.core.errors import WeightsError
+from mochi.weights.stored import Stored, plain
+from mochi.weights.tensors import StrPath, TensorFile, open_regular
+
+Container = Literal["safetensors", "GGUF", "PyTorch"]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The tensors of one or several files (the shards of one checkpoint) as one.
+
+    Attributes:
+        paths: the files.
+        containers: what kinds of file they are.
+        tensors: by name, as the files name and keep them.
+        metadata: strings that whoever wrote the files put beside the tensors.
+    """
+
+    paths: tuple[Path, ...]
+    containers: frozenset[Container]
+    tensors: Mapping[str, Stored]
+    metadata: Mapping[str, str]
+
+    @property
+    def label(self) -> str:
+        """The path for messages: the file, or the first shard and how many follow."""
+        first, more = self.paths[0], len(self.paths) - 1
+        return f"{first} (and {more} more)" if more else str(first)
+
+    @classmethod
+    def open(cls, paths: Iterable[StrPath]) -> Contents:
+        """Look into files; their headers are read and checked, their data are not.
+
+        Raises:
+            WeightsError: a file cannot be used, or two hold a tensor of the same name.
+        """
+        files = tuple(_open_one(Path(path)) for path in paths)
+        tensors: dict[str, Stored] = {}
+        owner: dict[str, Path] = {}
+        for file in files:
+            for name, stored in file.tensors.items():
+                if name in tensors:
+                    raise WeightsError(f"holds {name!r}, as does {owner[name]}", file.paths[0])
+                tensors[name], owner[name] = stored, file.paths[0]
+        return cls(
+            paths=tuple(path for file in files for path in file.paths),
+            containers=frozenset(kind for file in files for kind in file.containers),
+            tensors=tensors,
+            metadata={key: value for file in files for key, value in file.metadata.items()},
+        )
+
+
+def container_of(path: Path) -> Container:
+    """What a file claims to be by its first bytes; what claims nothing is taken for safetensors.
+
+    Raises:
+        WeightsError: it cannot be read.
+    """
+    try:
+        with open_regular(path) as file:
+            first = file.read(8)
+    except OSError as error:
+        raise WeightsError(f"cannot be read: {error.strerror or error}", path) from error
+    except WeightsError as error:
+        raise WeightsError(str(error), path) from None
+    if first.startswith(b"GGUF"):
+        return "GGUF"
+    # A pickle begins with its protocol; so may the size of a header, which ends in zeros though.
+    is_pickle = first[:1] == b"\x80" and first[1:2] in b"\x02\x03\x04\x05" and any(first[4:])
+    return "PyTorch" if first.startswith(b"PK\x03\x04") or is_pickle else "safetensors"
+
+
+def _open_one(path: Path) -> Contents:
+    return _open_safetensors(path)
+
+
+def _open_safetensors(path: Path) -> Contents:
+    file = TensorFile(path)
+    tensors = {
+        name: plain(info.dtype, info.shape, info.end - info.start, partial(file.tensor, name))
+        for name, info in file.header.tensors.items()
+    }
+    return Contents((path,), frozenset({"safetensors"}), tensors, file.metadata)
