@@ -1,0 +1,1 @@
+"""What makes the videos: a child process for each device, which owns the model."""

@@ -1,0 +1,264 @@
+"""The child process: loads models, makes videos, answers questions, until its stdin ends.
+
+Said on stdout, a JSON object a line: `ready` or `broken` once; then `event`s and `done` or `failed`
+for each run, and an `answer` for each question. What libraries print goes to stderr.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import queue
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from mochi.core.errors import (
+    Cancelled,
+    DoesNotFitError,
+    MochiError,
+    OutputError,
+    RequestError,
+    SamplingError,
+    WeightsError,
+)
+from mochi.core.events import (
+    CancelToken,
+    Event,
+    FramesDone,
+    Notice,
+    PhaseStarted,
+    StepDone,
+)
+
+if TYPE_CHECKING:
+    from mochi.pipeline.pipeline import Pipeline
+
+SECONDS_BETWEEN_PREVIEWS = 0.5
+SHOWN_FRAMES = 8
+TOKEN_LIMIT = 256
+_CODES: tuple[tuple[type[MochiError], str], ...] = (
+    (Cancelled, "cancelled"),
+    (RequestError, "invalid"),
+    (DoesNotFitError, "does_not_fit"),
+    (WeightsError, "bad_weights"),
+    (SamplingError, "sampling"),
+    (OutputError, "disk_full"),
+)
+
+
+def main() -> None:
+    """Serve the parent process; returns when it closes our stdin."""
+    voice = Voice(os.fdopen(os.dup(1), "wb"))
+    os.dup2(2, 1)  # nothing that a library prints may end up between our lines
+    hello = json.loads(sys.stdin.readline() or "{}").get("hello")
+    if hello is None:
+        return
+    try:
+        models = Models(hello)
+        voice.say(ready=models.describe())
+    except Exception as error:
+        voice.say(broken=_words(error))
+        return
+    runs: queue.Queue[tuple[Mapping[str, Any], CancelToken]] = queue.Queue()
+    threading.Thread(target=_listen, args=(models, voice, runs), daemon=True).start()
+    while True:
+        _run(models, voice, *runs.get())
+
+
+class Voice:
+    """Lines to the parent, whole ones, from any thread."""
+
+    def __init__(self, stream: io.BufferedWriter | Any):
+        self._stream = stream
+        self._lock = threading.Lock()
+
+    def say(self, **message: Any) -> None:
+        """One line; the parent's end is ours."""
+        line = json.dumps(message).encode() + b"\n"
+        try:
+            with self._lock:
+                self._stream.write(line)
+                self._stream.flush()
+        except OSError:
+            os._exit(0)
+
+
+class Models:
+    """The models of the configuration: one of them loaded for runs, all of them for questions."""
+
+    def __init__(self, hello: Mapping[str, Any]):
+        self._entries = {entry["name"]: entry for entry in hello["models"]}
+        self._device = hello["device"]
+        self._warm: tuple[str, Pipeline] | None = None
+        self._asked: dict[str, Pipeline] = {}
+
+    def describe(self) -> list[dict[str, Any]]:
+        """What is known of each model without reading its weights."""
+        return [self._describe(name) for name in self._entries]
+
+    def _describe(self, name: str) -> dict[str, Any]:
+        from dataclasses import asdict
+
+        card = self._for_questions(name).card
+        return {
+            "name": name,
+            "version": self._for_questions(name).model_hash,
+            "card_name": card.name,
+            "licence": card.licence,
+            "defaults": asdict(card.settings),
+        }
+
+    def for_runs(self, name: str) -> Pipeline:
+        """The loaded model; another one that was loaded goes first."""
+        if self._warm is None or self._warm[0] != name:
+            self._warm = None
+            self._warm = (name, self._open(name))
+        return self._warm[1]
+
+    def tokens(self, model: str, prompt: str) -> dict[str, Any]:
+        """How much of a prompt the model reads."""
+        count = self._for_questions(model).token_count(prompt)
+        return {"tokens": count, "limit": TOKEN_LIMIT, "cut": count > TOKEN_LIMIT}
+
+    def memory(self, model: str, frames: int, height: int, width: int) -> dict[str, Any]:
+        """What a video takes at its worst moment, weights included, and what there is."""
+        from mochi.core.sizes import VideoSize
+
+        pipe, size = self._for_questions(model), VideoSize(frames, height, width)
+        need = max(stage.total for stage in pipe.budget.needs(size))
+        return {"memory_bytes": need, "memory_available_bytes": pipe.budget.available}
+
+    def _for_questions(self, name: str) -> Pipeline:
+        if name not in self._asked:
+            self._asked[name] = self._open(name)
+        return self._asked[name]
+
+    def _open(self, name: str) -> Pipeline:
+        import mochi
+
+        entry = self._entries[name]
+        return mochi.load(entry["source"], device=self._device, dtype=entry["dtype"])
+
+
+def _listen(
+    models: Models, voice: Voice, runs: queue.Queue[tuple[Mapping[str, Any], CancelToken]]
+) -> None:
+    """Read the parent's lines until they end; then this process ends, whatever it is doing."""
+    latest, token = "", CancelToken()
+    for line in sys.stdin:
+        message = json.loads(line)
+        if "run" in message:
+            latest, token = message["run"]["id"], CancelToken()
+            runs.put((message["run"], token))
+        elif "cancel" in message:
+            if message["cancel"] == latest:
+                token.cancel()
+        elif "ask" in message:
+            voice.say(answer=_answer(models, message["ask"]))
+    os._exit(0)
+
+
+def _answer(models: Models, question: dict[str, Any]) -> dict[str, Any]:
+    number, kind = question.pop("number"), question.pop("kind")
+    try:
+        kinds: dict[str, Callable[..., dict[str, Any]]]
+        kinds = {"tokens": models.tokens, "memory": models.memory}
+        reply = kinds[kind](**question)
+    except Exception as error:
+        reply = {"code": _code(error), "message": _words(error)}
+    return {"number": number, **reply}
+
+
+def _run(models: Models, voice: Voice, order: Mapping[str, Any], token: CancelToken) -> None:
+    from mochi.core.request import GenerateRequest
+
+    try:
+        request = GenerateRequest.from_dict(order["request"])
+        rendered = models.for_runs(order["model"]).generate_to(
+            order["path"],
+            request,
+            overwrite=True,
+            preview=True,
+            on_event=Relay(voice),
+            cancel=token,
+        )
+    except Exception as error:
+        voice.say(failed={"code": _code(error), "message": _words(error)})
+        return
+    voice.say(
+        done={
+            "seconds": dict(rendered.seconds),
+            "prompt_tokens": rendered.prompt_tokens,
+            "truncated": rendered.truncated,
+        }
+    )
+
+
+class Relay:
+    """Events of a run, as the parent's clients hear them."""
+
+    def __init__(self, voice: Voice):
+        self._voice = voice
+        self._last_preview = 0.0
+
+    def __call__(self, event: Event) -> None:
+        """Say it, and a preview if one is due."""
+        if isinstance(event, PhaseStarted):
+            self._say("phase", phase=event.phase, total=event.total)
+        elif isinstance(event, StepDone):
+            self._say(
+                "step",
+                step=event.step,
+                steps=event.steps,
+                seconds_per_step=round(event.seconds, 4),
+                eta_seconds=round(event.eta_seconds, 3),
+            )
+            self._preview(event)
+        elif isinstance(event, FramesDone):
+            self._say("frames", frames=event.frames, total=event.total)
+        elif isinstance(event, Notice):
+            self._say("log", line=event.message)
+
+    def _preview(self, event: StepDone) -> None:
+        now = time.monotonic()
+        if event.preview is not None and now - self._last_preview >= SECONDS_BETWEEN_PREVIEWS:
+            self._last_preview = now
+            self._say("preview", step=event.step, data=_png(event.preview()))
+
+    def _say(self, kind: str, **data: Any) -> None:
+        self._voice.say(event={"kind": kind, "data": data})
+
+
+def _png(frames_THWC: Any) -> str:
+    """Some frames of the clip side by side, as base64 of a PNG."""
+    import numpy as np
+    from PIL import Image
+
+    shown = min(SHOWN_FRAMES, len(frames_THWC))
+    chosen = np.linspace(0, len(frames_THWC) - 1, shown).round().astype(int)
+    strip = np.concatenate([frames_THWC[index] for index in chosen], axis=1)
+    stream = io.BytesIO()
+    Image.fromarray(strip).save(stream, format="PNG")
+    return base64.b64encode(stream.getvalue()).decode()
+
+
+def _code(error: Exception) -> str:
+    return next((code for kind, code in _CODES if isinstance(error, kind)), "internal")
+
+
+def _words(error: Exception) -> str:
+    """One line for people; of a bug of ours no more than its name, the rest goes to stderr."""
+    if isinstance(error, MochiError):
+        return " ".join(str(error).split())
+    traceback.print_exception(error)
+    return f"an error of the server's ({type(error).__name__}); its log says more"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""What the server asks of a runner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+State = Literal["starting", "idle", "busy", "failed", "stopped"]
+Listen = Callable[[str, Mapping[str, Any]], None]
+"""Hears what happens in a run: kinds and data of the events that clients hear, and `log`."""
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A model that the server's configuration offers.
+
+    Attributes:
+        name: `owner/name`, as clients call it.
+        source: what `mochi.load` is given.
+    """
+
+    name: str
+    source: str
+    dtype: str = "auto"
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a runner found in a model's files.
+
+    Attributes:
+        version: tells its weights from others', 64 hexadecimal digits.
+        defaults: of a request, by field.
+    """
+
+    name: str
+    version: str
+    card_name: str
+    licence: str
+    defaults: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class RunnerState:
+    """How a runner is.
+
+    Attributes:
+        reason: why it is not ready, in words for people.
+        model: the one that is warm.
+    """
+
+    name: str
+    device: str
+    state: State
+    reason: str = ""
+    model: str | None = None
+    descriptions: Mapping[str, Description] = field(default_factory=dict)
+
+
+class RunFailedError(Exception):
+    """A run ended in an error that is not the runner's end.
+
+    Attributes:
+        code: for programs, such as `does_not_fit`.
+    """
+
+    def __init__(self, code: str, message: str):
+        self.code = code
+        super().__init__(message)
+
+
+class RunnerDiedError(Exception):
+    """The runner is gone, or did not start; the message says how."""
+
+
+class Runner(Protocol):
+    """One device. `run` is called by one thread; the rest by any."""
+
+    @property
+    def state(self) -> RunnerState:
+        """How it is now."""
+
+    def start(self) -> None:
+        """Be ready to run, or raise RunnerDiedError. Does nothing where it is ready."""
+
+    def run(
+        self, job_id: str, model: str, request: Mapping[str, Any], path: Path, listen: Listen
+    ) -> Mapping[str, Any]:
+        """Make a video at `path`; returns facts about it.
+
+        Raises:
+            Cancelled: somebody asked.
+            RunFailedError: it cannot be made.
+            RunnerDiedError: the runner died.
+        """
+
+    def cancel(self, job_id: str) -> None:
+        """Stop the run of this job within a step, if it is on."""
+
+    def ask(self, kind: str, timeout: float = 10.0, **question: Any) -> Mapping[str, Any]:
+        """A question that can be answered beside a run: `tokens` or `memory`.
+
+        Raises:
+            RunnerDiedError: it is not ready, or does not answer.
+            RunFailedError: there is no answer.
+        """
+
+    def close(self) -> None:
+        """Stop now."""

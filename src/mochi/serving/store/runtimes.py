@@ -1,0 +1,91 @@
+"""How long videos took on this machine, and so how long the next will take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import sqlalchemy as sa
+
+from mochi.serving.jobs import Job
+from mochi.serving.store.database import Database
+from mochi.serving.store.tables import runtimes
+
+_REMEMBERED = 500
+_FIELDS = ("model", "frames", "height", "width", "steps")
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Seconds of the runs of one model, size and number of steps."""
+
+    model: str
+    frames: int
+    height: int
+    width: int
+    steps: int
+    seconds: Sequence[float]
+
+    def percentile(self, share: float) -> float:
+        """The seconds that this share of runs stayed within."""
+        ordered = sorted(self.seconds)
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+class Runtimes:
+    """The table of measured times."""
+
+    def __init__(self, database: Database):
+        self._database = database
+
+    def add(self, job: Job) -> None:
+        """Remember how long a finished job ran."""
+        values = {name: job.request[name] for name in _FIELDS[1:]}
+        values |= {
+            "model": job.model,
+            "version": job.version,
+            "seconds": job.metrics["predict_time"],
+            "created_at": self._database.clock(),
+        }
+        with self._database.write() as connection:
+            connection.execute(sa.insert(runtimes), values)
+
+    def all(self) -> list[Runtime]:
+        """The latest runs, by model, size and steps."""
+        columns = [runtimes.c[name] for name in (*_FIELDS, "seconds")]
+        query = sa.select(*columns).order_by(runtimes.c.id.desc()).limit(_REMEMBERED)
+        groups: dict[tuple[Any, ...], list[float]] = {}
+        with self._database.read() as connection:
+            for *group, seconds in connection.execute(query):
+                groups.setdefault(tuple(group), []).append(seconds)
+        return [
+            Runtime(**dict(zip(_FIELDS, group, strict=True)), seconds=seconds)
+            for group, seconds in sorted(groups.items())
+        ]
+
+    def estimate(self, model: str, request: Mapping[str, Any]) -> dict[str, float] | None:
+        """Seconds that such a run takes, half the time and nine times of ten; None while unknown.
+
+        From runs of the same size and steps, else from all of the model's, in proportion to pixels
+        and steps.
+        """
+        known = [runtime for runtime in self.all() if runtime.model == model]
+        same = [
+            runtime
+            for runtime in known
+            if all(getattr(runtime, name) == request[name] for name in _FIELDS[1:])
+        ]
+        if same:
+            return {"p50": same[0].percentile(0.5), "p90": same[0].percentile(0.9)}
+        if not known:
+            return None
+        work = _work(request)
+        scaled = [median(runtime.seconds) * work / _work(vars(runtime)) for runtime in known]
+        return {"p50": median(scaled), "p90": 1.5 * max(scaled)}
+
+
+def _work(request: Mapping[str, Any]) -> float:
+    pixels = request["frames"] * request["height"] * request["width"]
+    return float(pixels * (request["steps"] + 2))  # text and decoding weigh about two steps

@@ -1,0 +1,104 @@
+"""A runner's child without a model: it speaks the protocol, and does what its prompt says.
+
+Words in a prompt: `crash` (dies in the middle), `fail` (an error), `full` (the disk), `slow` (a
+tenth of a second a step). With the argument `broken` it does not come up.
+"""
+
+import base64
+import json
+import os
+import queue
+import sys
+import threading
+import time
+from typing import Any
+
+DEFAULTS = {
+    "frames": 25,
+    "height": 64,
+    "width": 64,
+    "fps": 12,
+    "steps": 4,
+    "threshold": 0.1,
+    "linear_steps": None,
+    "guidance": 2.0,
+    "solver": "euler",
+    "negative_prompt": "",
+}
+PREVIEW = base64.b64encode(b"\x89PNG\r\n\x1a\n not really").decode()
+runs: "queue.Queue[dict[str, Any]]" = queue.Queue()
+cancelled: set[str] = set()
+
+
+def say(**message: Any) -> None:
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
+
+
+def event(kind: str, **data: Any) -> None:
+    say(event={"kind": kind, "data": data})
+
+
+def listen() -> None:
+    for line in sys.stdin:
+        message = json.loads(line)
+        if "run" in message:
+            runs.put(message["run"])
+        elif "cancel" in message:
+            cancelled.add(message["cancel"])
+        else:
+            say(answer=answer(message["ask"]))
+    os._exit(0)
+
+
+def answer(question: dict[str, Any]) -> dict[str, Any]:
+    if question["kind"] == "tokens":
+        count = len(question["prompt"].split()) + 1
+        reply: dict[str, Any] = {"tokens": count, "limit": 256, "cut": count > 256}
+    else:
+        pixels = question["frames"] * question["height"] * question["width"]
+        reply = {"memory_bytes": 100 * pixels, "memory_available_bytes": 10**9}
+    return {"number": question["number"], **reply}
+
+
+def run(order: dict[str, Any]) -> None:
+    request, words = order["request"], order["request"]["prompt"].split()
+    steps = request["steps"]
+    event("phase", phase="text", total=None)
+    event("phase", phase="denoise", total=steps)
+    pause = 0.1 if "slow" in words else 0.001
+    for step in range(1, steps + 1):
+        time.sleep(pause)
+        if order["id"] in cancelled:
+            say(failed={"code": "cancelled", "message": "cancelled"})
+            return
+        left = (steps - step) * pause
+        event("step", step=step, steps=steps, seconds_per_step=pause, eta_seconds=left)
+        event("preview", step=step, data=PREVIEW)
+        if "crash" in words and step == 2:
+            os._exit(9)
+    if "fail" in words or "full" in words:
+        code = "disk_full" if "full" in words else "sampling"
+        say(failed={"code": code, "message": "it went wrong"})
+        return
+    with open(order["path"], "wb") as file:
+        file.write(f"a video of {request['prompt']}".encode())
+    say(done={"seconds": {"denoise": steps * pause}, "prompt_tokens": 5, "truncated": ""})
+
+
+def main() -> None:
+    if "broken" in sys.argv:
+        say(broken="weights/dit.safetensors: is cut off")
+        return
+    hello = json.loads(sys.stdin.readline() or "{}").get("hello")
+    if hello is None:
+        return
+    found = {"card_name": "fake", "licence": "Apache-2.0", "defaults": DEFAULTS}
+    say(ready=[{"name": entry["name"], "version": "ab" * 32, **found} for entry in hello["models"]])
+    threading.Thread(target=listen, daemon=True).start()
+    while True:
+        run(runs.get())
+
+
+if __name__ == "__main__":
+    main()
