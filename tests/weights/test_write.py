@@ -100,12 +100,13 @@ def test_gguf_reads_what_we_write(tmp_path: Path):
     for name, form in BLOCK_FORMS.items():
         packed = form.pack(weight)
         pieces.append(Piece(name, name, (6, 64), packed.nbytes, lambda packed=packed: [packed]))
-    planned = gguf_file("a.gguf", pieces, "tiny")
+    planned = gguf_file("a.gguf", pieces, {"general.name": "tiny", "tiny.epsilon": 0.5})
     write_files(tmp_path, [planned])
     assert (tmp_path / "a.gguf").stat().st_size == planned.nbytes
     reader = gguf.GGUFReader(tmp_path / "a.gguf")
     assert reader.fields["general.architecture"].contents() == "mochi"
     assert reader.fields["general.name"].contents() == "tiny"
+    assert reader.fields["tiny.epsilon"].contents() == 0.5
     assert reader.fields["general.quantization_version"].contents() == gguf.GGML_QUANT_VERSION
     read = {tensor.name: tensor for tensor in reader.tensors}
     assert list(read) == [p.name for p in pieces]

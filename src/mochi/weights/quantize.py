@@ -119,10 +119,15 @@ def is_quantised(part: str, name: str) -> bool:
     return any(pattern.match(name) for pattern in _PATTERNS.get(part, ()))
 
 
-def fp8_scale(weight: Tensor) -> Tensor:
-    """The float32 scalar that brings the largest magnitude to 448; 1 where all weights are zero."""
-    largest = weight.abs().amax().float() if weight.numel() else torch.zeros(())
-    return torch.where(largest > 0, largest / FP8_MAX, torch.ones(()))
+def fp8_scale(largest: Tensor) -> Tensor:
+    """The float32 scalar that brings the largest magnitude of a weight to 448; 1 for zeros.
+
+    Raises:
+        WeightsError: the largest magnitude is NaN or infinite.
+    """
+    if not largest.isfinite():
+        raise WeightsError("cannot be kept as float8: it holds NaN or infinity")
+    return torch.where(largest > 0, largest.float() / FP8_MAX, torch.ones(()))
 
 
 def to_fp8(weight: Tensor, scale: Tensor | None = None) -> Tensor:

@@ -96,12 +96,12 @@ def copied_file(name: str, source: Path) -> PlannedFile:
     return PlannedFile(name, source.stat().st_size, write)
 
 
-def write_pieces(file: BinaryIO, piece: Piece, on_bytes: OnBytes) -> None:
+def write_piece(file: BinaryIO, piece: Piece, on_bytes: OnBytes) -> None:
     """The data of one tensor, chunk by chunk; no more than a chunk is in memory at once."""
     written = 0
     for chunk in piece.chunks():
         flat = chunk.detach().contiguous().view(-1).view(torch.uint8)
-        file.write(memoryview(flat.numpy()))
+        file.write(flat.numpy().data)
         written += flat.numel()
         on_bytes(flat.numel())
     assert written == piece.nbytes, f"{piece.name}: {written} bytes, {piece.nbytes} planned"

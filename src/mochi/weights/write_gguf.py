@@ -8,10 +8,13 @@ offset); then the data, each tensor at a multiple of 32 bytes.
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import BinaryIO
 
-from mochi.weights.write import OnBytes, Piece, PlannedFile, write_pieces
+from mochi.weights.write import OnBytes, Piece, PlannedFile, write_piece
+
+Value = str | int | float
 
 ARCHITECTURE = "mochi"
 GGML_TYPES: Mapping[str, int] = {
@@ -47,24 +50,27 @@ _FILE_TYPES: Mapping[str, int] = {
 }
 _QUANTISATION_VERSION = 2
 _MAGIC, _VERSION, _ALIGNMENT = b"GGUF", 3, 32
-_UINT32, _STRING = 4, 8
+_UINT32, _FLOAT32, _STRING = 4, 6, 8
 
 
-def gguf_file(name: str, pieces: Sequence[Piece], title: str = "") -> PlannedFile:
+def gguf_file(
+    name: str, pieces: Sequence[Piece], metadata: Mapping[str, Value] | None = None
+) -> PlannedFile:
     """One file.
 
     Args:
         name: of the file.
         pieces: its tensors, of at most four dimensions.
-        title: kept as `general.name`.
+        metadata: what it says beside them, `general.architecture` among it; a file of a
+            transformer says `mochi` there.
     """
-    header = _header(pieces, _metadata(pieces, title))
+    header = _header(pieces, _metadata(pieces, metadata or {}))
 
     def write(file: BinaryIO, on_bytes: OnBytes) -> None:
         file.write(header)
         on_bytes(len(header))
         for piece in pieces:
-            write_pieces(file, piece, on_bytes)
+            write_piece(file, piece, on_bytes)
             padding = bytes(_padding(piece.nbytes))
             file.write(padding)
             on_bytes(len(padding))
@@ -72,28 +78,24 @@ def gguf_file(name: str, pieces: Sequence[Piece], title: str = "") -> PlannedFil
     return PlannedFile(name, len(header) + sum(_padded(p.nbytes) for p in pieces), write)
 
 
-def _metadata(pieces: Iterable[Piece], title: str) -> dict[str, str | int]:
-    held: dict[str, int] = {}
+def _metadata(pieces: Iterable[Piece], given: Mapping[str, Value]) -> dict[str, Value]:
+    held: Counter[str] = Counter()
     for piece in pieces:
-        held[piece.kind] = held.get(piece.kind, 0) + piece.nbytes
-    mostly = max(held, key=lambda kind: held[kind], default="float32")
-    named = {"general.name": title} if title else {}
+        held[piece.kind] += piece.nbytes
+    mostly = held.most_common(1)[0][0] if held else "float32"
     return {
         "general.architecture": ARCHITECTURE,
         "general.type": "model",
-        **named,
         "general.file_type": _FILE_TYPES[mostly],
         "general.quantization_version": _QUANTISATION_VERSION,
+        **given,
     }
 
 
-def _header(pieces: Sequence[Piece], metadata: Mapping[str, str | int]) -> bytes:
+def _header(pieces: Sequence[Piece], metadata: Mapping[str, Value]) -> bytes:
     parts = [_MAGIC, struct.pack("<IQQ", _VERSION, len(pieces), len(metadata))]
     for key, value in metadata.items():
-        if isinstance(value, str):
-            parts += [_string(key), struct.pack("<I", _STRING), _string(value)]
-        else:
-            parts += [_string(key), struct.pack("<II", _UINT32, value)]
+        parts += [_string(key), _value(value)]
     position = 0
     for piece in pieces:
         sizes = tuple(reversed(piece.shape))
@@ -104,6 +106,15 @@ def _header(pieces: Sequence[Piece], metadata: Mapping[str, str | int]) -> bytes
         position += _padded(piece.nbytes)
     raw = b"".join(parts)
     return raw + bytes(_padding(len(raw)))
+
+
+def _value(value: Value) -> bytes:
+    """A value after the number of its type: string, uint32 or float32."""
+    if isinstance(value, str):
+        return struct.pack("<I", _STRING) + _string(value)
+    if isinstance(value, int):
+        return struct.pack("<II", _UINT32, value)
+    return struct.pack("<If", _FLOAT32, value)
 
 
 def _string(text: str) -> bytes:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import BinaryIO
 
 from mochi.weights.header import DTYPES, PREFIX_BYTES
-from mochi.weights.write import OnBytes, Piece, PlannedFile, text_file, write_pieces
+from mochi.weights.write import OnBytes, Piece, PlannedFile, text_file, write_piece
 
 FORMAT: Mapping[str, str] = {"format": "pt"}
 """Metadata without which transformers and diffusers refuse a file."""
@@ -20,17 +21,24 @@ _ALIGNMENT = 8
 def safetensors_file(
     name: str, pieces: Iterable[Piece], metadata: Mapping[str, str] = FORMAT
 ) -> PlannedFile:
-    """One file. Wide tensors come first, so that all of them are aligned to their items."""
-    ordered = sorted(pieces, key=lambda piece: -_ITEM_BYTES[piece.kind])
+    """One file, written in the order of `pieces`.
+
+    Wide tensors lie in front, so that all are aligned to their items; hence the file is filled
+    here and there, and a scale can be written after the weight that it was found with.
+    """
+    given = list(pieces)
+    ordered = sorted(given, key=lambda piece: -_ITEM_BYTES[piece.kind])
+    starts = dict(zip((p.name for p in ordered), _starts(ordered), strict=True))
     header = _header(ordered, metadata)
 
     def write(file: BinaryIO, on_bytes: OnBytes) -> None:
         file.write(header)
         on_bytes(len(header))
-        for piece in ordered:
-            write_pieces(file, piece, on_bytes)
+        for piece in given:
+            file.seek(len(header) + starts[piece.name])
+            write_piece(file, piece, on_bytes)
 
-    return PlannedFile(name, len(header) + sum(piece.nbytes for piece in ordered), write)
+    return PlannedFile(name, len(header) + sum(piece.nbytes for piece in given), write)
 
 
 def safetensors_shards(
@@ -66,17 +74,20 @@ def safetensors_shards(
 
 def _header(pieces: Sequence[Piece], metadata: Mapping[str, str]) -> bytes:
     entries: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
-    position = 0
-    for piece in pieces:
+    for piece, start in zip(pieces, _starts(pieces), strict=True):
         entries[piece.name] = {
             "dtype": _CODES[piece.kind],
             "shape": list(piece.shape),
-            "data_offsets": [position, position + piece.nbytes],
+            "data_offsets": [start, start + piece.nbytes],
         }
-        position += piece.nbytes
     raw = json.dumps(entries, separators=(",", ":")).encode("utf-8")
     raw += b" " * (-(PREFIX_BYTES + len(raw)) % _ALIGNMENT)
     return len(raw).to_bytes(PREFIX_BYTES, "little") + raw
+
+
+def _starts(pieces: Sequence[Piece]) -> list[int]:
+    """Where each of these begins, when they follow one another."""
+    return [0, *accumulate(piece.nbytes for piece in pieces)][: len(pieces)]
 
 
 def _divided(pieces: Sequence[Piece], shard_bytes: int) -> list[list[Piece]]:
