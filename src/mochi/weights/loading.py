@@ -115,8 +115,8 @@ def _load(
     state = {}
     for name, weight in weights.items():
         small = weight.is_small and not dequantize and kind.part in STAYS_SMALL
-        if not (small and _keep_small(network, name, weight, device, chosen or torch.float32)):
-            state[name] = _placed(name, weight.dense(), device, chosen)
+        if not (small and keep_small(network, name, weight, device, chosen or torch.float32)):
+            state[name] = placed(name, weight.dense(), device, chosen)
     # What is missing here are the layers that have their stored weights already.
     network.load_state_dict(state, strict=False, assign=True)
     return network
@@ -168,7 +168,7 @@ class WeightReader:
             self._filled += fills_float8(weight)
 
 
-def _keep_small(
+def keep_small(
     network: nn.Module,
     name: str,
     weight: StoredWeight,
@@ -185,7 +185,7 @@ def _keep_small(
     return True
 
 
-def _placed(
+def placed(
     name: str, tensor: Tensor, device: torch.device | str, dtype: torch.dtype | None
 ) -> Tensor:
     if name in ALWAYS_FLOAT32:
