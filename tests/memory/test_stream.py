@@ -227,7 +227,7 @@ def test_kept_blocks_lie_in_one_buffer_each_and_know_when_they_no_longer_do(
 ) -> None:
     kept = PinnedBlocks(empty=lambda nbytes: torch.empty(nbytes, dtype=torch.uint8))
     for block in mapped:
-        kept.keep(block, torch.bfloat16, stays)
+        kept.keep(Cargo.of(block, torch.bfloat16, stays))
     assert kept.nbytes == sum(Cargo.of(b, torch.bfloat16, stays).nbytes for b in mapped)
     cargo = Cargo.of(mapped[1], torch.bfloat16, stays)
     flat = kept.flat_of(cargo)
@@ -236,6 +236,49 @@ def test_kept_blocks_lie_in_one_buffer_each_and_know_when_they_no_longer_do(
     assert torch.equal(run(mapped, x), run(plain.to(torch.bfloat16), x))
     mapped[1].scale = nn.Parameter(mapped[1].scale * 2, requires_grad=False)
     assert kept.flat_of(Cargo.of(mapped[1], torch.bfloat16, stays)) is None
+
+
+class Halves:
+    """A weight that a file keeps in two halves."""
+
+    def __init__(self, whole: Tensor):
+        self.halves = [half.clone() for half in whole.chunk(2)]
+
+    def read(self) -> Tensor:
+        return torch.cat(self.halves)
+
+    def sources(self) -> list[Tensor]:
+        return self.halves
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_deferred_weights_are_put_together_each_time(
+    plain: nn.ModuleList, mapped: nn.ModuleList, x: Tensor, dtype: torch.dtype | None
+) -> None:
+    deferred = {}
+    for block in mapped:
+        halves = Halves(block.first.weight)
+        block.first.weight = nn.Parameter(
+            torch.empty_like(block.first.weight, device="meta"), requires_grad=False
+        )
+        deferred[id(block.first.weight)] = halves
+    stream = BlockStream(Carriage(CPU, dtype, deferred=deferred))
+    expected = run(plain.to(dtype) if dtype else plain, x)
+    for _ in range(2):
+        assert torch.equal(run(stream.walk(list(mapped)), x), expected)
+    assert mapped[0].first.weight.is_meta
+
+
+def test_what_settles_goes_to_the_device_once(mapped: nn.ModuleList) -> None:
+    """The meta device stands in for one that is not the CPU."""
+    carriage = Carriage(torch.device("meta"), settles=stays)
+    carriage.settle(mapped[0])
+    settled = mapped[0].mod.weight
+    assert settled.is_meta
+    assert not mapped[0].first.weight.is_meta
+    carriage.settle(mapped[0])
+    assert mapped[0].mod.weight is settled
+    assert len(carriage.cargo(mapped[0]).items) == len(Cargo.of(mapped[0]).items) - 2
 
 
 @pytest.mark.gpu
@@ -247,7 +290,7 @@ def test_blocks_on_a_gpu(
     kept = PinnedBlocks()
     if keeps:
         for block in mapped:
-            kept.keep(block, torch.bfloat16, stays)
+            kept.keep(Cargo.of(block, torch.bfloat16, stays))
         assert mapped[0].first.weight.is_pinned()
     stream = BlockStream(Carriage(device, torch.bfloat16, stays=stays), kept=kept)
     expected = run(plain.to(device, torch.bfloat16), x.to(device))

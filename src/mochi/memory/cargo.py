@@ -6,9 +6,10 @@ views of a flat buffer stand in for them, of another dtype or on another device 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,18 +19,36 @@ from mochi.memory import pages
 ALIGNMENT = 256
 """Bytes; what CUDA's matrix kernels like best."""
 
+
+class Deferred(Protocol):
+    """A weight that is put together from several tensors of a file each time it is needed."""
+
+    def read(self) -> Tensor:
+        """The weight, in memory of its own."""
+        ...
+
+    def sources(self) -> Sequence[Tensor]:
+        """The mapped tensors that it is made from."""
+        ...
+
+
 _CASTABLE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
 class Item:
-    """One tensor of a block: where it hangs, what is stored, and its place in the buffer."""
+    """One tensor of a block: where it hangs, what is stored, and its place in the buffer.
+
+    Attributes:
+        stored: what the block has; on the meta device where `deferred` makes it.
+    """
 
     owner: nn.Module
     name: str
     stored: Tensor
     dtype: torch.dtype
     offset: int
+    deferred: Deferred | None = None
 
     @property
     def nbytes(self) -> int:
@@ -40,6 +59,23 @@ class Item:
         """The tensor inside a buffer, uint8, of the whole cargo."""
         raw = flat[self.offset : self.offset + self.nbytes]
         return raw.view(self.dtype).view(self.stored.shape)
+
+    def copy_to(self, target: Tensor, drops_pages: bool) -> None:
+        """Copy the values into a tensor of this shape, converting on the way.
+
+        Args:
+            target: on any device.
+            drops_pages: give the pages of mapped files back.
+        """
+        pages.fetch(self.mapped)
+        target.copy_(self.stored if self.deferred is None else self.deferred.read())
+        if drops_pages:
+            pages.drop(self.mapped)
+
+    @property
+    def mapped(self) -> Sequence[Tensor]:
+        """The tensors of a file, if it is one, that its values come from."""
+        return [self.stored] if self.deferred is None else self.deferred.sources()
 
     def put(self, tensor: Tensor) -> None:
         """Hang another tensor in the stored one's place."""
@@ -63,6 +99,7 @@ class Cargo:
         block: nn.Module,
         dtype: torch.dtype | None = None,
         stays: Callable[[str], bool] = lambda name: False,
+        deferred: Mapping[int, Deferred] | None = None,
     ) -> Cargo:
         """What `block` holds now.
 
@@ -71,15 +108,16 @@ class Cargo:
             dtype: parameters that are plain floats become this; None keeps what is stored. Buffers
                 (the parts of quantised weights) are never cast.
             stays: names, as in `named_parameters`, of tensors that are not carried.
+            deferred: what makes the values of parameters on the meta device, by their `id`.
         """
         items, offset = [], 0
         for name, owner, key, tensor in _tensors(block):
             if stays(name):
                 continue
-            cast = dtype is not None and key in owner._parameters and tensor.dtype in _CASTABLE
-            items.append(
-                Item(owner, key, tensor, dtype if cast and dtype else tensor.dtype, offset)
-            )
+            is_plain = key in owner._parameters and tensor.dtype in _CASTABLE
+            becomes = dtype if dtype is not None and is_plain else tensor.dtype
+            made_by = deferred.get(id(tensor)) if deferred else None
+            items.append(Item(owner, key, tensor, becomes, offset, made_by))
             offset = _aligned(offset + items[-1].nbytes)
         return cls(tuple(items))
 
@@ -107,10 +145,14 @@ class Cargo:
             drops_pages: give the pages of mapped files back, one tensor after the other.
         """
         for item in self.items:
-            pages.fetch([item.stored])
-            item.view(flat).copy_(item.stored)
-            if drops_pages:
-                pages.drop([item.stored])
+            item.copy_to(item.view(flat), drops_pages)
+
+    def move_to(self, device: torch.device) -> None:
+        """Let the block have tensors of its own on a device, one after the other, for good."""
+        for item in self.items:
+            moved = torch.empty(item.stored.shape, dtype=item.dtype, device=device)
+            item.copy_to(moved, drops_pages=True)
+            item.put(moved)
 
     def attach(self, flat: Tensor) -> None:
         """Let the block compute with what is in a buffer."""

@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mochi.memory.cargo import Cargo
 
@@ -35,11 +35,8 @@ class PinnedBlocks:
         self._empty = empty
         self._flats: dict[int, Tensor] = {}
 
-    def keep(
-        self, block: nn.Module, dtype: torch.dtype | None, stays: Callable[[str], bool]
-    ) -> None:
+    def keep(self, cargo: Cargo) -> None:
         """Move one block's weights, converting them on the way, and let the file go behind."""
-        cargo = Cargo.of(block, dtype, stays)
         if not cargo.items:
             return
         flat = self._empty(cargo.nbytes)

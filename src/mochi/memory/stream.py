@@ -12,24 +12,25 @@ weights are kept and where they are needed:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import zip_longest
+from dataclasses import dataclass, field
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
-from mochi.memory.cargo import Cargo
+from mochi.memory.cargo import Cargo, Deferred
 from mochi.memory.pinned import PinnedBlocks
 from mochi.memory.slots import CudaSlot, DeviceSlot, HostSlot, Slot
+from mochi.model.residency import Block
 
 Check = Callable[[Sequence[Tensor]], None]
 """Looks at the stored weights of a block before they are used for the first time."""
 
 
-def nothing_stays(name: str) -> bool:
-    """Everything in a block is carried."""
+def nothing(name: str) -> bool:
+    """No tensor is meant."""
     return False
 
 
@@ -43,13 +44,29 @@ class Carriage:
         drops_pages: give the pages of mapped files back behind each block.
         returns: the first block is wanted again after the last (the next step).
         stays: names inside a block of what is not carried.
+        settles: names inside a block of what goes to the device once and stays there (adapters).
+        deferred: what makes the values of parameters on the meta device, by their `id`.
     """
 
     device: torch.device
     dtype: torch.dtype | None = None
     drops_pages: bool = True
     returns: bool = True
-    stays: Callable[[str], bool] = nothing_stays
+    stays: Callable[[str], bool] = nothing
+    settles: Callable[[str], bool] = nothing
+    deferred: Mapping[int, Deferred] = field(default_factory=dict)
+
+    def cargo(self, block: nn.Module) -> Cargo:
+        """What is carried of a block."""
+        return Cargo.of(
+            block, self.dtype, lambda it: self.stays(it) or self.settles(it), self.deferred
+        )
+
+    def settle(self, block: nn.Module) -> None:
+        """Bring what stays on the device there, if it is not."""
+        for item in Cargo.of(block, stays=lambda it: not self.settles(it)).items:
+            if item.stored.device != self.device:
+                item.put(item.stored.to(self.device))
 
 
 class BlockStream:
@@ -71,15 +88,14 @@ class BlockStream:
         self._worker: ThreadPoolExecutor | None = None
         self._ahead: _Coming | None = None
 
-    def walk(self, blocks: Sequence[nn.Module]) -> Iterator[nn.Module]:
+    def walk(self, blocks: Sequence[Block]) -> Iterator[Block]:
         """The blocks in their order, each ready to compute until the next one is asked for.
 
         Raises:
             Exception: what the check on first use raises, before the block is yielded.
         """
-        again = blocks[0] if len(blocks) and self.carriage.returns else None
-        for block, following in zip_longest(blocks, blocks[1:], fillvalue=again):
-            assert block is not None
+        again = [blocks[0] if len(blocks) and self.carriage.returns else None]
+        for block, following in zip(blocks, chain(blocks[1:], again), strict=False):
             coming = self._taken(block)
             cargo, slot = coming.cargo, coming.slot
             coming.done.result()
@@ -117,7 +133,8 @@ class BlockStream:
         self._turn = (self._turn + 1) % len(self._slots)
         self._worker = self._worker or ThreadPoolExecutor(1, thread_name_prefix="weights")
         slot = self._slots[self._turn]
-        cargo = Cargo.of(block, self.carriage.dtype, self.carriage.stays)
+        self.carriage.settle(block)
+        cargo = self.carriage.cargo(block)
         done = self._worker.submit(self._checked_then_brought, block, cargo, slot)
         return _Coming(block, cargo, slot, done)
 
