@@ -59,12 +59,14 @@ export class Api {
    */
   async send(method, path, { body, headers = {}, signal } = {}) {
     const given = { ...headers };
-    if (this.token) given.Authorization = `Bearer ${this.token}`;
+    const { token } = this;
+    if (token) given.Authorization = `Bearer ${token}`;
     if (body !== undefined) given["Content-Type"] = "application/json";
     const text = body === undefined ? undefined : JSON.stringify(body);
     const response = await answer(path, { method, headers: given, body: text, signal });
     if (response.status === 401) {
-      await this.onTokenNeeded(Boolean(this.token));
+      // Another request may have been given a new token meanwhile.
+      if (this.token === token) await this.onTokenNeeded(Boolean(token));
       return this.send(method, path, { body, headers, signal });
     }
     if (!response.ok) throw await problemOf(response);

@@ -49,12 +49,20 @@ function numeric(field, id, put) {
   const target = h("input", { ...given, type: "number", step: "any" });
   const hasSlider = min !== null && max !== null && name !== "seed" && step !== 16;
   const slider = hasSlider
-    ? h("input", { type: "range", min: sliderStart(field), max, step, tabindex: -1, "aria-hidden": "true" })
+    ? h("input", {
+        type: "range",
+        min: sliderStart(field),
+        max,
+        step,
+        tabindex: -1,
+        "aria-hidden": "true",
+      })
     : null;
   const paint = (/** @type {any} */ value) => {
     if (!slider) return;
     slider.value = String(value ?? field.default ?? min);
-    const share = (Number(slider.value) - Number(slider.min)) / (Number(slider.max) - Number(slider.min));
+    const share =
+      (Number(slider.value) - Number(slider.min)) / (Number(slider.max) - Number(slider.min));
     slider.style.setProperty("--share", `${Math.round(share * 1000) / 10}%`);
   };
   target.addEventListener("input", () => {
@@ -96,7 +104,13 @@ function sliderStart(field) {
 
 /** @param {Field} field @param {string} id @param {(value: any) => void} put @returns {Control} */
 function toggle(field, id, put) {
-  const target = h("input", { id, name: field.name, type: "checkbox", class: "switch", role: "switch" });
+  const target = h("input", {
+    id,
+    name: field.name,
+    type: "checkbox",
+    class: "switch",
+    role: "switch",
+  });
   target.addEventListener("change", () => put(target.checked));
   return { parts: [target], target, show: (value) => (target.checked = Boolean(value)) };
 }
@@ -117,7 +131,9 @@ function radios(field, id, put) {
     box.addEventListener("change", () => put(choice));
     return box;
   });
-  const labels = boxes.map((box) => h("label", { class: "segment" }, box, h("span", {}, box.value)));
+  const labels = boxes.map((box) =>
+    h("label", { class: "segment" }, box, h("span", {}, box.value)),
+  );
   const given = { id, class: "segments", role: "radiogroup", tabindex: -1 };
   const target = h("div", { ...given, "aria-labelledby": `${id}-label` }, labels);
   const show = (/** @type {any} */ value) => {
@@ -131,7 +147,9 @@ function checkboxes(field, id, put) {
   const boxes = field.choices.map((choice) => h("input", { type: "checkbox", value: choice }));
   const chosen = () => boxes.filter((box) => box.checked).map((box) => box.value);
   for (const box of boxes) box.addEventListener("change", () => put(chosen()));
-  const labels = boxes.map((box) => h("label", { class: "segment" }, box, h("span", {}, box.value)));
+  const labels = boxes.map((box) =>
+    h("label", { class: "segment" }, box, h("span", {}, box.value)),
+  );
   const given = { id, class: "segments", role: "group", tabindex: -1 };
   const target = h("div", { ...given, "aria-labelledby": `${id}-label` }, labels);
   const show = (/** @type {any} */ value) => {

@@ -9,13 +9,25 @@
 
 /** By the code in brackets that a run's error begins with (docs/serving.md). */
 const WORDS = {
-  does_not_fit: ["It does not fit", "This video needs more memory than the machine has free.", true],
+  does_not_fit: [
+    "It does not fit",
+    "This video needs more memory than the machine has free.",
+    true,
+  ],
   bad_weights: ["The model cannot be read", "Its files are damaged or incomplete.", false],
-  runner_died: ["The worker stopped", "It ended in the middle, most often for want of memory.", true],
+  runner_died: [
+    "The worker stopped",
+    "It ended in the middle, most often for want of memory.",
+    true,
+  ],
   disk_full: ["The disk is full", "Delete old runs, then try again.", false],
   deadline: ["Out of time", "The run was not done by its deadline.", true],
   refused: ["Refused", "The server's rules do not allow this prompt or what it showed.", false],
-  sampling: ["The sampler lost its way", "Numbers ran out of range. Gentler settings may help.", true],
+  sampling: [
+    "The sampler lost its way",
+    "Numbers ran out of range. Gentler settings may help.",
+    true,
+  ],
   internal: ["Something broke", "This is our mistake; the log below says where.", true],
 };
 

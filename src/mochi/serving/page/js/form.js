@@ -40,11 +40,19 @@ export class Form {
       "details",
       { class: "advanced" },
       h("summary", {}, icon("chevron"), "Advanced"),
-      h("div", { class: "fields" }, folded.map((field) => this.field(field))),
+      h(
+        "div",
+        { class: "fields" },
+        folded.map((field) => this.field(field)),
+      ),
     );
     fill(
       this.place,
-      h("div", { class: "fields" }, everyday.map((field) => this.field(field))),
+      h(
+        "div",
+        { class: "fields" },
+        everyday.map((field) => this.field(field)),
+      ),
       folded.length > 0 && advanced,
     );
     this.advanced = folded.length ? advanced : null;

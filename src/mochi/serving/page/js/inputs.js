@@ -23,13 +23,14 @@ export class Inputs extends EventTarget {
     this.said = {};
     /** A locked seed stays; an unlocked one is drawn anew for each run. */
     this.seedLocked = false;
-    this.restore();
   }
 
   /** Another version's fields; values that these can take stay. @param {Field[]} fields */
   reshape(fields) {
+    const isFirst = this.fields.length === 0;
     this.fields = fields;
-    this.values = { ...this.defaults(), ...adopt(fields, this.values) };
+    if (isFirst) this.restore();
+    else this.values = { ...this.defaults(), ...adopt(fields, this.values) };
     this.changed("fields");
   }
 

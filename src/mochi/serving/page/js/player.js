@@ -1,4 +1,4 @@
-/** The video itself: what it shows glows softly on what is behind it. */
+/** The video itself; its edges go on, softly, to the sides of a wider screen. */
 
 import { h, iconButton } from "./dom.js";
 import { Transport } from "./transport.js";
@@ -14,12 +14,24 @@ import { Transport } from "./transport.js";
 
 const GLOW_WIDTH = 24;
 const GLOW_HEIGHT = 14;
+/** How much of a picture's width is its edge. */
+const EDGE = 0.04;
 
 export class Player {
   constructor() {
-    this.video = h("video", { playsinline: true, muted: true, preload: "auto", disablepictureinpicture: true });
+    this.video = h("video", {
+      playsinline: true,
+      muted: true,
+      preload: "auto",
+      disablepictureinpicture: true,
+    });
     this.video.muted = true;
-    this.glow = h("canvas", { class: "glow", "aria-hidden": "true", width: GLOW_WIDTH, height: GLOW_HEIGHT });
+    this.glow = h("canvas", {
+      class: "glow",
+      "aria-hidden": "true",
+      width: GLOW_WIDTH,
+      height: GLOW_HEIGHT,
+    });
     this.transport = new Transport([this.video], { fps: 30, frames: null });
     const full = iconButton("full", "Full screen (F)", () => this.full());
     this.transport.element.lastElementChild?.append(full);
@@ -58,18 +70,26 @@ export class Player {
     else this.video.requestFullscreen?.().catch(() => undefined);
   }
 
-  /** Repeat the picture, tiny and blurred by the style sheet, behind the video. */
   shine() {
     const video = /** @type {any} */ (this.video);
     const draw = () => {
-      const context = this.glow.getContext("2d");
-      if (context && video.videoWidth) context.drawImage(video, 0, 0, GLOW_WIDTH, GLOW_HEIGHT);
+      this.spread();
       video.requestVideoFrameCallback?.(draw);
     };
-    if (video.requestVideoFrameCallback) video.requestVideoFrameCallback(draw);
-    this.video.addEventListener("loadeddata", () => {
-      this.glow.getContext("2d")?.drawImage(this.video, 0, 0, GLOW_WIDTH, GLOW_HEIGHT);
-    });
+    video.requestVideoFrameCallback?.(draw);
+    this.video.addEventListener("loadeddata", () => this.spread());
+  }
+
+  /** Carry the left and right edges on to the sides; the style sheet blurs them. */
+  spread() {
+    const { videoWidth, videoHeight } = this.video;
+    const context = this.glow.getContext("2d");
+    if (!context || !videoWidth) return;
+    const edge = Math.max(1, Math.round(videoWidth * EDGE));
+    const half = GLOW_WIDTH / 2;
+    const right = videoWidth - edge;
+    context.drawImage(this.video, 0, 0, edge, videoHeight, 0, 0, half, GLOW_HEIGHT);
+    context.drawImage(this.video, right, 0, edge, videoHeight, half, 0, half, GLOW_HEIGHT);
   }
 
   /** The last frame as a PNG, for videos whose server makes none. @returns {Promise<Blob | null>} */

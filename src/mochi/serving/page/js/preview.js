@@ -7,7 +7,11 @@ const FRAMES_A_SECOND = 5;
 
 export class Preview {
   constructor() {
-    this.canvas = h("canvas", { class: "preview", role: "img", "aria-label": "The video as it stands" });
+    this.canvas = h("canvas", {
+      class: "preview",
+      role: "img",
+      "aria-label": "The video as it stands",
+    });
     /** @type {ImageBitmap | null} */
     this.strip = null;
     this.count = 1;

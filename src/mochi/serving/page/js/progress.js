@@ -6,7 +6,7 @@
  *
  * @typedef {object} PhaseState
  * @property {string} name
- * @property {"waiting" | "now" | "done"} state
+ * @property {"waiting" | "now" | "done" | "skipped"} state
  * @property {number} done
  * @property {number | null} total
  *
@@ -21,7 +21,7 @@
  * @property {string} lastId
  */
 
-/** In the order that runs have; loading may come first or second, so both are shown as they come. */
+/** In the order that runs have. A model that is warm is not loaded: that phase is skipped. */
 const PHASES = ["text", "load", "denoise", "decode", "write"];
 
 export const PHASE_WORDS = {
@@ -83,22 +83,28 @@ export function advance(progress, event, data) {
 
 /** @param {PhaseState[]} phases @param {any} data @returns {PhaseState[]} */
 function enter(phases, data) {
-  return phases.map((phase) => {
+  const at = phases.findIndex((phase) => phase.name === data.phase);
+  return phases.map((phase, index) => {
     if (phase.name === data.phase) {
       return { ...phase, state: "now", total: data.total ?? phase.total };
     }
     // Decoding and writing overlap; all other phases end where the next begins.
     const overlaps = data.phase === "write" && phase.name === "decode";
-    return phase.state === "now" && !overlaps ? { ...phase, state: "done" } : phase;
+    if (phase.state === "now" && !overlaps) return { ...phase, state: "done" };
+    return phase.state === "waiting" && index < at ? { ...phase, state: "skipped" } : phase;
   });
 }
 
-/** @param {PhaseState[]} phases @param {string} name @param {number} done @param {number} total */
+/**
+ * @param {PhaseState[]} phases
+ * @param {string} name
+ * @param {number} done
+ * @param {number} total
+ * @returns {PhaseState[]}
+ */
 function count(phases, name, done, total) {
   return phases.map((phase) =>
-    phase.name === name
-      ? { ...phase, done, total, state: done >= total ? "done" : "now" }
-      : phase,
+    phase.name === name ? { ...phase, done, total, state: done >= total ? "done" : "now" } : phase,
   );
 }
 
@@ -137,8 +143,10 @@ export function stateInWords(run, progress, runner) {
 /** @param {PhaseState} phase */
 function phaseInWords(phase) {
   const words = /** @type {Record<string, string>} */ (PHASE_WORDS)[phase.name] ?? phase.name;
-  if (phase.name === "denoise" && phase.total) return `${words}, step ${phase.done} of ${phase.total}`;
-  if (phase.name === "decode" && phase.total) return `${words}, frame ${phase.done} of ${phase.total}`;
+  if (phase.name === "denoise" && phase.total)
+    return `${words}, step ${phase.done} of ${phase.total}`;
+  if (phase.name === "decode" && phase.total)
+    return `${words}, frame ${phase.done} of ${phase.total}`;
   return words;
 }
 
@@ -150,7 +158,7 @@ export function fraction(progress) {
   let sum = 0;
   for (const phase of progress.phases) {
     const share = /** @type {Record<string, number>} */ (SHARES)[phase.name] ?? 0;
-    if (phase.state === "done") sum += share;
+    if (phase.state === "done" || phase.state === "skipped") sum += share;
     else if (phase.total) sum += share * (phase.done / phase.total);
   }
   return Math.min(1, sum);

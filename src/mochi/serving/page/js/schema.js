@@ -18,6 +18,8 @@
  * @property {boolean} advanced
  */
 
+import { title } from "./format.js";
+
 const ADVANCED = ["negative_prompt", "solver", "threshold", "linear_steps", "lora", "loras"];
 const HIDDEN = ["preset"];
 const LONG_TEXT = 40;
@@ -29,6 +31,7 @@ const OTHER_NAMES = {
   guidance_scale: "guidance",
 };
 
+/** @type {Record<string, string>} */
 const LABELS = {
   num_frames: "Frames",
   num_inference_steps: "Steps",
@@ -68,10 +71,9 @@ function resolve(rule, schemas) {
 function fieldOf(name, rule, required) {
   const items = rule.items ?? {};
   const kind = kindOf(rule);
-  const words = name.replaceAll("_", " ");
   return {
     name,
-    label: /** @type {Record<string, string>} */ (LABELS)[name] ?? capital(rule.title ?? words),
+    label: labelOf(name, rule.title),
     kind,
     description: rule.description ?? "",
     default: rule.default ?? null,
@@ -88,7 +90,8 @@ function fieldOf(name, rule, required) {
 function kindOf(rule) {
   if (rule.type === "array") return "choices";
   if (rule.enum) return "choice";
-  if (rule.type === "integer" || rule.type === "number" || rule.type === "boolean") return rule.type;
+  if (rule.type === "integer" || rule.type === "number" || rule.type === "boolean")
+    return rule.type;
   return "text";
 }
 
@@ -100,15 +103,16 @@ function stepOf(name, rule, kind) {
   return kind === "integer" ? 1 : 0.1;
 }
 
-/** @param {string} text */
-function capital(text) {
-  const words = text.replaceAll("_", " ");
-  return words.charAt(0).toUpperCase() + words.slice(1);
+/** A field's name in words. @param {string} name @param {string} [given] the schema's own title */
+export function labelOf(name, given) {
+  return LABELS[name] ?? title(given ?? name);
 }
 
 /** A long text is typed in an area of several lines. @param {Field} field */
 export function isLong(field) {
-  return field.kind === "text" && (/prompt/.test(field.name) || field.description.length > LONG_TEXT);
+  return (
+    field.kind === "text" && (/prompt/.test(field.name) || field.description.length > LONG_TEXT)
+  );
 }
 
 /**

@@ -11,12 +11,14 @@
 export class EventParser {
   constructor() {
     this.rest = "";
-    this.clear();
+    this.event = "message";
+    /** @type {string[]} */
+    this.data = [];
+    this.id = "";
   }
 
   clear() {
     this.event = "message";
-    /** @type {string[]} */
     this.data = [];
     this.id = "";
   }

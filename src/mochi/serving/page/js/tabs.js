@@ -50,6 +50,10 @@ export function tabs(label, names, panel, onchoose) {
     button.click();
   }
 
-  const element = h("div", { class: "tabs", role: "tablist", "aria-label": label, onkeydown }, buttons);
+  const element = h(
+    "div",
+    { class: "tabs", role: "tablist", "aria-label": label, onkeydown },
+    buttons,
+  );
   return { element, choose };
 }

@@ -17,7 +17,19 @@ export class Transport {
     this.about = about;
     this.looping = true;
     this.speed = 1;
-    this.build();
+    this.playButton = iconButton("play", "Play (space)", () => this.toggle());
+    this.loopButton = iconButton("loop", "Loop (L)", () => this.setLoop(!this.looping));
+    const onclick = () => this.nextSpeed();
+    this.speedButton = h("button", { type: "button", class: "icon-button speed", onclick }, "1×");
+    this.scrub = h("input", {
+      type: "range",
+      class: "scrub",
+      min: 0,
+      step: 1,
+      "aria-label": "Frame",
+    });
+    this.readout = h("output", { class: "readout", "aria-hidden": "true" });
+    this.element = this.build();
     this.leader.addEventListener("loadedmetadata", () => this.paint());
     for (const type of ["timeupdate", "play", "pause", "seeked"]) {
       this.leader.addEventListener(type, () => this.paint());
@@ -45,21 +57,13 @@ export class Transport {
     return Math.min(this.frames - 1, Math.floor(this.leader.currentTime * this.fps + 0.01));
   }
 
+  /** @returns {HTMLElement} */
   build() {
-    this.playButton = iconButton("play", "Play (space)", () => this.toggle());
     const back = iconButton("back", "One frame back (left arrow)", () => this.step(-1));
     const on = iconButton("forward", "One frame on (right arrow)", () => this.step(1));
-    this.loopButton = iconButton("loop", "Loop (L)", () => this.setLoop(!this.looping));
-    this.speedButton = h(
-      "button",
-      { type: "button", class: "icon-button speed", onclick: () => this.nextSpeed() },
-      "1×",
-    );
-    this.scrub = h("input", { type: "range", class: "scrub", min: 0, step: 1, "aria-label": "Frame" });
     this.scrub.addEventListener("input", () => this.seek(Number(this.scrub.value)));
     this.scrub.addEventListener("keydown", (event) => event.stopPropagation());
-    this.readout = h("output", { class: "readout", "aria-hidden": "true" });
-    this.element = h(
+    return h(
       "div",
       { class: "transport", role: "group", "aria-label": "Player controls" },
       h("div", { class: "transport-keys" }, back, this.playButton, on),

@@ -51,13 +51,22 @@ export class Views {
     const text = JSON.stringify(this.inputs.input(), null, 2);
     const rows = Math.max(12, text.split("\n").length + 1);
     const given = { class: "input code", id: "json", rows, spellcheck: "false" };
-    const area = h("textarea", { ...given, "aria-label": "Input as JSON", "aria-describedby": "json-error" });
+    const area = h("textarea", {
+      ...given,
+      "aria-label": "Input as JSON",
+      "aria-describedby": "json-error",
+    });
     area.value = text;
     area.addEventListener("input", () => {
       error.textContent = this.take(area.value);
       area.setAttribute("aria-invalid", String(Boolean(error.textContent)));
     });
-    fill(this.other, area, error, copyButton(() => area.value, "JSON"));
+    fill(
+      this.other,
+      area,
+      error,
+      copyButton(() => area.value, "JSON"),
+    );
   }
 
   /** Read the JSON that was typed. @param {string} text @returns {string} what is wrong */
@@ -95,7 +104,12 @@ export class Views {
  */
 export function snippet(text, language) {
   const code = h("pre", { class: "code", tabindex: 0, "aria-label": `${language} code` }, text);
-  return h("div", { class: "snippet" }, code, copyButton(() => text, `${language} code`));
+  return h(
+    "div",
+    { class: "snippet" },
+    code,
+    copyButton(() => text, `${language} code`),
+  );
 }
 
 /** @param {() => string} text @param {string} what */

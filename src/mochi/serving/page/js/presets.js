@@ -1,0 +1,64 @@
+/** Named settings, each with what it takes on this machine before anything is run. */
+
+import { fill, h } from "./dom.js";
+import { memory, seconds, title } from "./format.js";
+import { costOf } from "./stage.js";
+
+export class Presets {
+  /** @param {HTMLElement} place @param {import("./inputs.js").Inputs} inputs */
+  constructor(place, inputs) {
+    this.place = place;
+    this.inputs = inputs;
+    /** @type {any[]} */
+    this.list = [];
+    inputs.addEventListener("change", () => this.mark());
+  }
+
+  /** @param {any[]} list */
+  show(list) {
+    this.list = list;
+    this.place.hidden = list.length === 0;
+    const cards = list.map((preset) => {
+      const box = h("input", { type: "radio", name: "preset", value: preset.name });
+      box.addEventListener("change", () => this.inputs.putAll(this.shaped(preset.input), "preset"));
+      const needs = [
+        preset.seconds ? seconds(preset.seconds) : "not measured",
+        preset.memory_bytes && memory(preset.memory_bytes / 2 ** 30),
+      ];
+      return h(
+        "label",
+        { class: "preset" },
+        box,
+        h(
+          "span",
+          { class: "preset-face" },
+          h("span", { class: "preset-name" }, preset.title ?? title(preset.name)),
+          h("span", { class: "preset-cost" }, needs.filter(Boolean).join(" · ")),
+          h("span", { class: "preset-cost" }, costOf(preset.price)),
+        ),
+      );
+    });
+    fill(
+      this.place,
+      h("legend", { class: "label" }, "Preset"),
+      h("div", { class: "presets" }, cards),
+    );
+    this.mark();
+  }
+
+  /** Only what the form has. @param {Record<string, any>} input */
+  shaped(input) {
+    const names = new Set(this.inputs.fields.map((field) => field.name));
+    return Object.fromEntries(Object.entries(input ?? {}).filter(([name]) => names.has(name)));
+  }
+
+  /** The preset whose settings stand in the form is the chosen one. */
+  mark() {
+    for (const box of this.place.querySelectorAll("input")) {
+      const preset = this.list.find((one) => one.name === box.value);
+      const wanted = Object.entries(this.shaped(preset?.input));
+      box.checked =
+        wanted.length > 0 && wanted.every(([name, value]) => this.inputs.values[name] === value);
+    }
+  }
+}
