@@ -56,18 +56,19 @@ def build_t5(size: T5Size, dropout: float = 0.0) -> T5EncoderModel:
 
 def load_t5(
     folder: str | Path,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = torch.float32,
     device: torch.device | str = "cpu",
 ) -> T5EncoderModel:
     """The T5 encoder in a Hugging Face folder: `config.json` and one or more safetensors files.
 
-    Weights are memory-mapped and moved or converted one at a time.
+    Weights are memory-mapped and moved or converted one at a time; with None for `dtype` they stay
+    as they are stored, to be converted by whoever uses them.
 
     Raises:
         RequestError: `dtype` is neither float32 nor bfloat16.
         WeightsError: the folder, a file or a weight is missing, unreadable or of a wrong shape.
     """
-    if dtype not in DTYPES:
+    if dtype not in (None, *DTYPES):
         raise RequestError("dtype", dtype, "cannot run T5 (float16 overflows)", DTYPES)
     folder = Path(folder)
     if not folder.is_dir():

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any, get_args
 
@@ -134,11 +135,11 @@ class PartView:
 
     @property
     def main_kind(self) -> str:
-        """How most of it is stored."""
+        """How most of its numbers are stored."""
         sizes: Counter[str] = Counter()
         for name, stored in self.tensors.items():
             if not self.names.is_neighbour(name):
-                sizes[stored.kind] += stored.nbytes
+                sizes[stored.kind] += prod(stored.shape)
         return sizes.most_common(1)[0][0] if sizes else "nothing"
 
     def _prefixed(self, shapes: Shapes) -> dict[str, Shape]:
@@ -198,8 +199,7 @@ class Checkpoint:
         """The layout in one line, such as `ComfyUI all-in-one, fp8_scaled (old marking): dit,
         decoder, encoder, t5`."""
         kinds = dict.fromkeys(view.main_kind for view in self.parts.values())
-        marking = next((f" ({mark})" for mark in (OLD, NEW) if mark in self.markings), "")
-        shown = " and ".join(f"{k}{marking if 'scaled' in k else ''}" for k in kinds)
+        shown = " and ".join(f"{kind}{self._remark(kind)}" for kind in kinds)
         return f"{self._style()}, {shown or 'nothing'}: {', '.join(self.parts) or 'no part'}"
 
     def view(self, place: Place, places: Mapping[Part, Place]) -> PartView:
@@ -235,6 +235,11 @@ class Checkpoint:
             return f"; it looks like {ARTICLES[part]} ({view.layout} names)"
         shown = ", ".join(list(self.tensors)[:4]) or "no tensors at all"
         return f"; it has {len(self.tensors)} tensors of something else: {shown}"
+
+    def _remark(self, kind: str) -> str:
+        if "scaled" in kind:
+            return next((f" ({mark})" for mark in (OLD, NEW) if mark in self.markings), "")
+        return " (a cast without scales)" if kind.startswith("float8") else ""
 
     def _style(self) -> str:
         views = self.parts.values()

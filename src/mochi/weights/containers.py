@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Literal
 
 from mochi.core.errors import WeightsError
+from mochi.weights.gguf import MAGIC, GgufFile
+from mochi.weights.header import MAX_HEADER_BYTES
 from mochi.weights.stored import Stored, plain
 from mochi.weights.tensors import StrPath, TensorFile, open_regular
+from mochi.weights.torch_file import ZIP, read_torch_file
 
 Container = Literal["safetensors", "GGUF", "PyTorch"]
 
@@ -73,21 +76,24 @@ def container_of(path: Path) -> Container:
         raise WeightsError(f"cannot be read: {error.strerror or error}", path) from error
     except WeightsError as error:
         raise WeightsError(str(error), path) from None
-    if first.startswith(b"GGUF"):
+    if first.startswith(MAGIC):
         return "GGUF"
-    # A pickle begins with its protocol; so may the size of a header, which ends in zeros though.
-    is_pickle = first[:1] == b"\x80" and first[1:2] in b"\x02\x03\x04\x05" and any(first[4:])
-    return "PyTorch" if first.startswith(b"PK\x03\x04") or is_pickle else "safetensors"
+    if int.from_bytes(first, "little") <= MAX_HEADER_BYTES:
+        return "safetensors"  # begins with the size of its header
+    is_pickle = first[:1] == b"\x80" and first[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+    return "PyTorch" if first.startswith(ZIP) or is_pickle else "safetensors"
 
 
 def _open_one(path: Path) -> Contents:
-    return _open_safetensors(path)
-
-
-def _open_safetensors(path: Path) -> Contents:
+    container = container_of(path)
+    if container == "GGUF":
+        gguf = GgufFile(path)
+        return Contents((path,), frozenset({container}), gguf.tensors, gguf.metadata)
+    if container == "PyTorch":
+        return Contents((path,), frozenset({container}), read_torch_file(path), {})
     file = TensorFile(path)
     tensors = {
         name: plain(info.dtype, info.shape, info.end - info.start, partial(file.tensor, name))
         for name, info in file.header.tensors.items()
     }
-    return Contents((path,), frozenset({"safetensors"}), tensors, file.metadata)
+    return Contents((path,), frozenset({container}), tensors, file.metadata)

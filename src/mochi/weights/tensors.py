@@ -52,7 +52,7 @@ class TensorFile:
             with open_regular(self.path) as file:
                 self.file_bytes = os.fstat(file.fileno()).st_size
                 self.header: Header = read_header(file, self.file_bytes)
-                self._map = _map_privately(file, self.file_bytes)
+                self._map = map_privately(file, self.file_bytes)
         except OSError as error:
             raise WeightsError(f"cannot be read: {error.strerror or error}", self.path) from error
         except WeightsError as error:
@@ -160,7 +160,15 @@ def open_regular(path: Path) -> BinaryIO:
     return path.open("rb")
 
 
-def _map_privately(file: BinaryIO, file_bytes: int) -> mmap.mmap:
+def map_privately(file: BinaryIO, file_bytes: int) -> mmap.mmap:
+    """A map of a file that may be written to without changing the file.
+
+    Raises:
+        WeightsError: there is nothing to map.
+        OSError: the system refuses.
+    """
+    if not file_bytes:
+        raise WeightsError("is empty (0 bytes)")
     if sys.platform == "win32":
         return mmap.mmap(file.fileno(), file_bytes, access=mmap.ACCESS_COPY)
     return mmap.mmap(
