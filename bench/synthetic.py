@@ -12,9 +12,10 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +66,12 @@ def _piece(name: str, shape: tuple[int, ...], numbers: Numbers) -> Piece:
     return Piece(name, "bfloat16", shape, 2 * count, lambda: numbers.chunks(count, scale))
 
 
+def empty(make: Callable[[], nn.Module]) -> Any:
+    """A network without memory."""
+    with torch.device("meta"):
+        return make()
+
+
 def shapes_of(network: nn.Module) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a network's tensors."""
     return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
@@ -75,28 +82,25 @@ def planned(
 ) -> list[PlannedFile]:
     """The files of a model folder."""
     numbers, files = Numbers(), []
-    with torch.device("meta"):
-        networks: dict[str, nn.Module] = {}
-        if "dit" in parts:
-            networks["dit"] = AsymmDiT(dit)
-        if "decoder" in parts:
-            networks["decoder"] = Decoder(MOCHI_1.decoder)
-        if "encoder" in parts:
-            networks["encoder"] = Encoder(MOCHI_1.encoder)
-        for name, network in networks.items():
-            found = pieces(shapes_of(network), numbers)
+    makers: dict[str, Callable[[], nn.Module]] = {
+        "dit": lambda: AsymmDiT(dit),
+        "decoder": lambda: Decoder(MOCHI_1.decoder),
+        "encoder": lambda: Encoder(MOCHI_1.encoder),
+    }
+    for name, make in makers.items():
+        if name in parts:
+            found = pieces(shapes_of(empty(make)), numbers)
             files.append(safetensors_file(f"{name}.safetensors", found))
-        if "t5" in parts:
-            encoder = build_t5(t5)
-            shapes = shapes_of(encoder)
-            shapes.pop("encoder.embed_tokens.weight", None)  # "shared.weight" once more
-            config = json.dumps(encoder.config.to_dict())
-            files.append(text_file("text_encoder/config.json", config))
-            found = pieces(shapes, numbers)
-            files.append(safetensors_file("text_encoder/model.safetensors", found))
-    for path in sorted(tokenizer.iterdir()) if tokenizer else []:
-        files.append(copied_file(f"tokenizer/{path.name}", path))
-    return files
+    if "t5" in parts:
+        encoder = empty(lambda: build_t5(t5))
+        shapes = shapes_of(encoder)
+        shapes.pop("encoder.embed_tokens.weight", None)  # "shared.weight" once more
+        config = json.dumps(encoder.config.to_dict())
+        files.append(text_file("text_encoder/config.json", config))
+        found = pieces(shapes, numbers)
+        files.append(safetensors_file("text_encoder/model.safetensors", found))
+    beside = sorted(tokenizer.iterdir()) if tokenizer else []
+    return files + [copied_file(f"tokenizer/{path.name}", path) for path in beside]
 
 
 def write(folder: Path, files: list[PlannedFile]) -> float:

@@ -14,6 +14,7 @@ import torch
 from mochi.core.errors import MochiError, RequestError, WeightsError
 from mochi.text.encoder import TextEncoder, TruncatedPrompt, load_tokenizer
 from mochi.text.features import TextFeatures
+from mochi.text.runners import WholeT5
 from mochi.text.t5 import T5Size, build_t5
 
 LONG = "a red circle and a blue square on the BLACK  background, moves left"  # 14 tokens
@@ -135,15 +136,15 @@ def test_no_graph_is_kept(encoder: TextEncoder) -> None:
 
 def test_damaged_weights_are_noticed(tiny: Any) -> None:
     damaged = tiny.load()
-    damaged._model.encoder.final_layer_norm.weight[3] = float("nan")
+    damaged._runner._model.encoder.final_layer_norm.weight[3] = float("nan")
     with pytest.raises(WeightsError, match="NaN"):
         damaged.encode("a")
 
 
 def test_closing_frees_the_model(tiny: Any) -> None:
     with tiny.load() as closing:
-        seen = [weakref.ref(module) for module in closing._model.modules()]
-        seen += [weakref.ref(parameter) for parameter in closing._model.parameters()]
+        seen = [weakref.ref(module) for module in closing._runner._model.modules()]
+        seen += [weakref.ref(parameter) for parameter in closing._runner._model.parameters()]
         features = closing.encode("a red circle")
     assert not any(reference() is not None for reference in seen)
     assert closing.token_count("a red circle") == 4
@@ -185,7 +186,7 @@ gc.collect()
 before = psutil.Process().memory_info().rss
 large = TextEncoder.from_folders(folder + "/text_encoder", tokenizer, getattr(torch, dtype))
 large.encode("a red circle")
-weights = sum(p.numel() * p.element_size() for p in large._model.parameters())
+weights = sum(p.numel() * p.element_size() for p in large._runner._model.parameters())
 grown = psutil.Process().memory_info().rss - before
 large.close()
 print(weights, grown, psutil.Process().memory_info().rss - before)
@@ -195,7 +196,7 @@ print(weights, grown, psutil.Process().memory_info().rss - before)
 def test_a_tokenizer_that_knows_more_than_the_model_is_refused(tiny: Any) -> None:
     small = build_t5(T5Size(vocabulary=8, width=8, feed_forward=8, depth=1, heads=2, head_dim=4))
     with pytest.raises(WeightsError, match="do not match"):
-        TextEncoder(small, load_tokenizer(tiny.tokenizer))
+        TextEncoder(WholeT5(small), load_tokenizer(tiny.tokenizer))
 
 
 def test_missing_and_broken_tokenizers_are_named(tiny: Any, tmp_path: Path) -> None:
@@ -222,7 +223,7 @@ def test_max_tokens_below_two_is_refused(tiny: Any) -> None:
 def full_size(shared: Path) -> TextEncoder:
     """T5's own tokenizer before a small model with T5's whole vocabulary."""
     model = build_t5(T5Size(width=16, feed_forward=16, depth=1, heads=2, head_dim=8)).eval()
-    return TextEncoder(model, load_tokenizer(shared / "t5_tokenizer"))
+    return TextEncoder(WholeT5(model), load_tokenizer(shared / "t5_tokenizer"))
 
 
 def test_published_ids(full_size: TextEncoder) -> None:

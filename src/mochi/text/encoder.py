@@ -5,12 +5,12 @@ from __future__ import annotations
 import ctypes
 import gc
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,11 +19,10 @@ from torch import Tensor
 from mochi.core.errors import MochiError, RequestError, WeightsError
 from mochi.core.request import check_text
 from mochi.core.sizes import whole
+from mochi.model.residency import Residency
 from mochi.text.features import TextFeatures
+from mochi.text.runners import Runner, StreamedT5, WholeT5
 from mochi.text.t5 import HOW_TO_GET, load_t5
-
-if TYPE_CHECKING:
-    from transformers import T5EncoderModel
 
 MAX_TOKENS = 256
 VOCABULARIES = ("tokenizer.json", "spiece.model")
@@ -65,21 +64,19 @@ class TextEncoder:
     `close()` gives its memory back, and so does leaving a `with` block.
     """
 
-    def __init__(self, model: T5EncoderModel, tokenizer: Any, max_tokens: int = MAX_TOKENS):
-        """Takes a model in eval mode and a tokenizer of transformers.
+    def __init__(self, runner: Runner, tokenizer: Any, max_tokens: int = MAX_TOKENS):
+        """Takes a T5 in a form that runs and a tokenizer of transformers.
 
         Raises:
             RequestError: max_tokens leaves no room for a token and `</s>`.
             WeightsError: the tokenizer knows more tokens than the model.
         """
         self.max_tokens = whole("max_tokens", max_tokens, minimum=2)
-        self.width = int(model.config.d_model)
-        self.dtype = model.dtype
-        self.device = model.device
-        self._model: T5EncoderModel | None = model
+        self.width, self.dtype, self.device = runner.width, runner.dtype, runner.device
+        self._runner: Runner | None = runner
         self._tokenizer = tokenizer
-        if len(tokenizer) > model.config.vocab_size:
-            sizes = f"{len(tokenizer)} tokens, the text encoder {model.config.vocab_size}"
+        if len(tokenizer) > runner.vocabulary:
+            sizes = f"{len(tokenizer)} tokens, the text encoder {runner.vocabulary}"
             raise WeightsError(f"tokenizer and text encoder do not match: it knows {sizes}")
 
     @classmethod
@@ -90,6 +87,7 @@ class TextEncoder:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         max_tokens: int = MAX_TOKENS,
+        residency: Residency | None = None,
     ) -> TextEncoder:
         """Load both from Hugging Face folders; nothing is fetched.
 
@@ -99,13 +97,18 @@ class TextEncoder:
             dtype: float32, the published precision, or bfloat16 for half the memory.
             device: where the encoder runs and its features lie.
             max_tokens: tokens a prompt may have, `</s>` included; longer ones are cut.
+            residency: brings the blocks, converted, while prompts pass through them; None keeps
+                the whole encoder in memory.
 
         Raises:
             RequestError: dtype or max_tokens break a rule.
             WeightsError: a folder is missing, unreadable or no T5; names it.
         """
         loaded = load_tokenizer(tokenizer)  # first: it is small and fails fast
-        return cls(load_t5(encoder, dtype, device), loaded, max_tokens)
+        if residency is None:
+            return cls(WholeT5(load_t5(encoder, dtype, device)), loaded, max_tokens)
+        runner = StreamedT5(load_t5(encoder, None), residency, dtype, torch.device(device))
+        return cls(runner, loaded, max_tokens)
 
     def token_count(self, prompt: str) -> int:
         """Tokens of a prompt, `</s>` included, before anything is cut; 0 for an empty one."""
@@ -126,11 +129,18 @@ class TextEncoder:
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not texts:
             raise RequestError("prompts", texts, "is empty")
-        return TextFeatures.join(list(map(self._encode, texts)))
+        if self._runner is None:
+            raise MochiError("the text encoder is closed")
+        read = [self._tokenize(text) for text in texts]
+        spoken = [tokens for tokens in read if tokens.ids]
+        found = iter(self._run(self._runner, spoken) if spoken else [])
+        return TextFeatures.join([self._features(tokens, found) for tokens in read])
 
     def close(self) -> None:
         """Give the encoder's memory back; encoding is an error from now on, counting is not."""
-        self._model = None
+        if self._runner is not None:
+            self._runner.close()
+        self._runner = None
         gc.collect()  # transformers' modules may sit in reference cycles
         _trim()
         if self.device.type == "cuda":
@@ -149,26 +159,24 @@ class TextEncoder:
     ) -> None:
         self.close()
 
-    def _encode(self, prompt: str) -> TextFeatures:
-        if self._model is None:
-            raise MochiError("the text encoder is closed")
-        tokens = self._tokenize(prompt)
+    def _features(self, tokens: _Tokens, found: Iterator[Tensor]) -> TextFeatures:
         if not tokens.ids:
             return TextFeatures.empty(1, self.max_tokens, self.width, self.dtype, self.device)
-        if tokens.count > self.max_tokens:
-            warnings.warn(TruncatedPrompt(tokens.cut, tokens.count, self.max_tokens), stacklevel=3)
         padding = self.max_tokens - len(tokens.ids)
         # No padding goes in, and zeros behind: nothing downstream reads features the mask hides.
-        features_BLD = F.pad(self._run(self._model, tokens.ids), (0, 0, 0, padding))
+        features_BLD = F.pad(next(found), (0, 0, 0, padding))
         mask_BL = torch.arange(self.max_tokens, device=self.device)[None] < len(tokens.ids)
         return TextFeatures(features_BLD, mask_BL, (tokens.count,), (tokens.cut,))
 
-    @torch.no_grad()
-    def _run(self, model: T5EncoderModel, ids: tuple[int, ...]) -> Tensor:
-        features: Tensor = model(torch.tensor([ids], device=self.device)).last_hidden_state
-        if not bool(torch.isfinite(features).all()):
+    def _run(self, runner: Runner, prompts: Sequence[_Tokens]) -> list[Tensor]:
+        for tokens in prompts:
+            if tokens.count > self.max_tokens:
+                told = TruncatedPrompt(tokens.cut, tokens.count, self.max_tokens)
+                warnings.warn(told, stacklevel=3)
+        found = runner.run([tokens.ids for tokens in prompts])
+        if not all(bool(torch.isfinite(features).all()) for features in found):
             raise WeightsError("the text encoder made NaN or infinity; its weights are damaged")
-        return features
+        return found
 
     def _tokenize(self, prompt: str) -> _Tokens:
         check_text("prompt", prompt)
