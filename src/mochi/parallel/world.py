@@ -1,0 +1,73 @@
+"""The processes of a run, and the groups that they form.
+
+Nothing here is global: a world is a key-value store that all its ranks reach and a number for each.
+Two worlds may live in one process, and torch's default process group is left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Protocol, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore, Store
+
+PATIENCE = timedelta(minutes=10)
+"""How long a rank waits for another inside an operation; a dead one is noticed long before."""
+
+
+class Carrier(Protocol):
+    """What torch's backends have in common, as far as it is used here."""
+
+    def alltoall_base(
+        self, output: Tensor, input: Tensor, output_sizes: list[int], input_sizes: list[int]
+    ) -> dist.Work: ...
+
+    def send(self, tensors: list[Tensor], place: int, tag: int) -> dist.Work: ...
+
+    def recv(self, tensors: list[Tensor], place: int, tag: int) -> dist.Work: ...
+
+    def _start_coalescing(self, device: torch.device) -> None: ...
+
+    def _end_coalescing(self, device: torch.device) -> dist.Work: ...
+
+
+_BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among the others of a run.
+
+    Attributes:
+        store: reached by all ranks; used by this run alone.
+        rank: this process's number.
+        size: how many there are.
+        device: where its tensors are.
+        patience: see `PATIENCE`.
+    """
+
+    store: Store
+    rank: int
+    size: int
+    device: torch.device
+    patience: timedelta = PATIENCE
+
+    @property
+    def backend(self) -> str:
+        """What carries the bytes between such devices."""
+        return _BACKENDS[self.device.type]
+
+    def connect(self, ranks: Sequence[int], name: str) -> Carrier:
+        """Join a group; every one of its ranks calls this with the same ranks and name."""
+        store = PrefixStore(f"{name}:{','.join(map(str, ranks))}", self.store)
+        place = list(ranks).index(self.rank)
+        if self.backend == "nccl":
+            options = dist.ProcessGroupNCCL.Options()
+            options._timeout = self.patience
+            return cast(Carrier, dist.ProcessGroupNCCL(store, place, len(ranks), options))
+        return cast(Carrier, dist.ProcessGroupGloo(store, place, len(ranks), self.patience))
