@@ -47,11 +47,10 @@ class Crew:
         return [answer for _, answer in answers]
 
     def close(self) -> None:
-        for pipe in self._pipes:
-            pipe.send(None)
         for process in self._processes:
-            process.join(10)
             process.kill()
+        for process in self._processes:
+            process.join()
         self._folder.cleanup()
 
 
@@ -63,8 +62,8 @@ def _work(rank: int, size: int, path: str, pipe: Connection) -> None:
 
     torch.set_num_threads(1)
     store = dist.FileStore(path, size)
-    while (order := pipe.recv()) is not None:
-        task, run, ranks, args = order
+    while True:
+        task, run, ranks, args = pipe.recv()
         prefixed = dist.PrefixStore(str(run), store)
         try:
             world = World(prefixed, rank, ranks, torch.device("cpu"), PATIENCE)
