@@ -1,11 +1,8 @@
-"""`mochi weights`: fetch a model, and check that it is whole."""
+"""`mochi weights`: fetch a model, look into it, check it, write it in other layouts."""
 
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,18 +10,16 @@ from typing import Annotated, Any
 import typer
 
 from mochi.cli import options as o
-from mochi.cli.progress import clock
+from mochi.cli.byte_progress import byte_progress
+from mochi.cli.checkpoints import convert, find_path, inspect
 from mochi.cli.say import print_json
 from mochi.core.errors import RequestError
 
 weights = typer.Typer(
-    help="Fetch a model, and check that it is whole.", no_args_is_help=True, rich_markup_mode="rich"
+    help="Fetch, check and convert models.", no_args_is_help=True, rich_markup_mode="rich"
 )
-
-OnBytes = Callable[[str, int, int], None]
-"""Hears a file's name, and bytes done and to do over all files."""
-
-_SECONDS_BETWEEN_LINES = 5.0
+weights.command()(inspect)
+weights.command()(convert)
 
 Repo = Annotated[
     str,
@@ -61,8 +56,13 @@ Token = Annotated[
         show_default=False,
     ),
 ]
-Folder = Annotated[
-    Path, typer.Argument(help="A folder with a model.", metavar="DIR", show_default=False)
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="A folder with a model, a file, nano, or a name on the hub.",
+        metavar="MODEL",
+        show_default=False,
+    ),
 ]
 
 
@@ -117,15 +117,17 @@ def download(
 
 
 @weights.command()
-def verify(folder: Folder, quiet: o.Quiet = False, json_output: o.Json = False) -> int:
+def verify(model: Model, quiet: o.Quiet = False, json_output: o.Json = False) -> int:
     """Check a model's files: contents against the checksums of the download, names and shapes.
+
+    Every layout is understood. What was not downloaded here has no checksums to compare with.
 
     [dim]Example:[/dim]  mochi weights verify models/mochi-1
     """
     from mochi.weights.verify import verify as look_at
 
     with byte_progress(quiet or json_output) as on_bytes:
-        findings = look_at(folder, on_bytes)
+        findings = look_at(find_path(model), on_bytes)
     if json_output:
         print_json([asdict(finding) for finding in findings])
     else:
@@ -140,62 +142,3 @@ def _one_of(part: str, known: tuple[Any, ...]) -> Any:
     if part.strip() not in known:
         raise RequestError("parts", part, "is unknown", ", ".join(known))
     return part.strip()
-
-
-@contextmanager
-def byte_progress(quiet: bool) -> Iterator[OnBytes]:
-    """A bar in bytes on a terminal, a line every five seconds elsewhere."""
-    if quiet:
-        yield lambda name, done, total: None
-    elif sys.stderr.isatty():
-        with _byte_bar() as bar:
-            task = bar.add_task("", total=None)
-
-            def move(name: str, done: int, total: int) -> None:
-                bar.update(task, description=name, completed=done, total=total)
-
-            yield move
-    else:
-        yield _ByteLines()
-
-
-class _ByteLines:
-    """Progress in bytes as lines, with the time that is left."""
-
-    def __init__(self) -> None:
-        self._began = self._last = time.monotonic()
-        self._first: int | None = None
-
-    def __call__(self, name: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        if self._first is None:
-            self._first = done  # what was here before says nothing about the speed
-        if now - self._last < _SECONDS_BETWEEN_LINES:
-            return
-        self._last = now
-        fresh = max(1, done - self._first)
-        left = (now - self._began) / fresh * (total - done)
-        share = 100 * done / max(1, total)
-        print(f"{name}: {share:.0f} %, {clock(left)} left", file=sys.stderr, flush=True)
-
-
-def _byte_bar() -> Any:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=30),
-        DownloadColumn(binary_units=False),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=Console(file=sys.stderr),
-        redirect_stdout=False,
-    )

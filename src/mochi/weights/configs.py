@@ -140,10 +140,10 @@ def cannot_build(
     """Why diffusers could not load these networks, one line for each reason; empty as a rule."""
     reasons = []
     if dit is not None:
-        for stream, width, hidden in (
-            ("visual", dit.visual_width, dit.visual_ffn),
-            ("text", dit.text_width, dit.text_ffn),
-        ):
+        mlps = [("visual", dit.visual_width, dit.visual_ffn)]
+        if dit.depth > 1:  # the last block has no MLP for the text
+            mlps.append(("text", dit.text_width, dit.text_ffn))
+        for stream, width, hidden in mlps:
             if hidden != (usual := 4 * width * 2 // 3):
                 reasons.append(
                     f"its MochiTransformer3DModel gives a {stream} width of {width} an MLP of "

@@ -54,7 +54,7 @@ class Wishes:
         dtype: `float32`, `bfloat16` or `float16` for all that is not quantised; None keeps what
             is there. `pos_frequencies` is never narrower than float32, unless kept so.
         quantize: how the linear layers of the blocks are kept; None is as `dtype`.
-        scales: how ComfyUI's float8 is marked: `old`, which all its versions read, or `new`.
+        marking: how ComfyUI's float8 is marked: `old`, which all its versions read, or `new`.
         parts: which networks; None takes all that the source has.
         all_in_one: ComfyUI's single file with prefixes.
         shard_bytes: the largest file of a diffusers component.
@@ -66,14 +66,14 @@ class Wishes:
     to: Target
     dtype: str | None = None
     quantize: Quantisation | None = None
-    scales: Literal["old", "new"] = "old"
+    marking: Literal["old", "new"] = "old"
     parts: tuple[Part, ...] | None = None
     all_in_one: bool = False
     shard_bytes: int = SHARD_BYTES
 
     def __post_init__(self) -> None:
         _check_word("to", self.to, TARGETS)
-        _check_word("scales", self.scales, ("old", "new"))
+        _check_word("marking", self.marking, ("old", "new"))
         if self.dtype is not None:
             _check_word("dtype", self.dtype, ("keep", *DTYPES))
         for part in self.parts or ():
@@ -161,7 +161,7 @@ def plan_conversion(
         source=chosen,
         dtype=DTYPES.get(wishes.dtype or ""),
         quantize=wishes.quantize,
-        scales=wishes.scales,
+        marking=wishes.marking,
         shard_bytes=wishes.shard_bytes,
         forget=forget or _keep,
     )

@@ -32,7 +32,7 @@ from mochi.weights.write import Piece
 Load = Callable[[], StoredWeight]
 """Reads the tensor, or gives it once more if it was the last one that was read."""
 
-Scales = Literal["", "old", "new"]
+Marking = Literal["", "old", "new"]
 
 FLOAT_KINDS = tuple(dtype_name(dtype) for dtype in FLOATS)
 FP8_KIND, SCALED_KIND = dtype_name(FP8), "fp8_scaled"
@@ -47,14 +47,14 @@ class Container:
     Attributes:
         name: for messages.
         float8: whether float8 numbers without a scale.
-        scales: the marking of float8 with a scale; empty where it cannot be held.
+        marking: of float8 with a scale; empty where that cannot be held.
         blocks: the kinds of ggml blocks that can be held.
         blocks_have_kind: whether the file knows the kinds, or their names have to tell them.
     """
 
     name: str
     float8: bool = False
-    scales: Scales = ""
+    marking: Marking = ""
     blocks: tuple[str, ...] = ()
     blocks_have_kind: bool = False
 
@@ -63,14 +63,14 @@ class Container:
         if kind == FP8_KIND:
             return self.float8
         if kind == SCALED_KIND:
-            return bool(self.scales)
+            return bool(self.marking)
         return kind in FLOAT_KINDS or kind in self.blocks
 
 
 DIFFUSERS = Container("diffusers")
 ORIGINAL = Container("original", float8=True, blocks=("q4_0", "q8_0"))
-COMFY_OLD = Container("ComfyUI", float8=True, scales="old")
-COMFY_NEW = replace(COMFY_OLD, scales="new")
+COMFY_OLD = Container("ComfyUI", float8=True, marking="old")
+COMFY_NEW = replace(COMFY_OLD, marking="new")
 GGUF = Container("GGUF", blocks=tuple(CODECS), blocks_have_kind=True)
 
 
@@ -93,7 +93,7 @@ def encode(
     if not container.holds(kind):
         raise WeightsError(
             f"keeps {our_name} as {kind}, which a {container.name} file cannot hold; "
-            "say another --dtype or --quantize"
+            "float32 or bfloat16 as dtype decodes it"
         )
     source = _Source(our_name, stored, load)
     if kind in FLOAT_KINDS:
@@ -103,7 +103,7 @@ def encode(
         return [_blocks(container, their_name, source, kind)]
     if kind == FP8_KIND:
         return [_float8(their_name, source)]
-    return _scaled(container.scales, their_name, source)
+    return _scaled(container.marking, their_name, source)
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def _float8(name: str, source: _Source) -> Piece:
     return Piece(name, FP8_KIND, stored.shape, prod(stored.shape), chunks)
 
 
-def _scaled(scales: Scales, name: str, source: _Source) -> list[Piece]:
+def _scaled(marking: Marking, name: str, source: _Source) -> list[Piece]:
     """The weight, its scale, and what the marking wants beside them."""
     stored = source.stored
     kept = stored.kind == SCALED_KIND
@@ -205,13 +205,13 @@ def _scaled(scales: Scales, name: str, source: _Source) -> list[Piece]:
                 yield to_fp8(rows, scale())
 
     layer = name.removesuffix(".weight")
-    label = f"{layer}.{'scale_weight' if scales == 'old' else 'weight_scale'}"
+    label = f"{layer}.{'scale_weight' if marking == 'old' else 'weight_scale'}"
     shape = _scale_shape(stored) if kept else ()
     pieces = [
         Piece(name, FP8_KIND, stored.shape, prod(stored.shape), chunks),
         Piece(label, "float32", shape, 4 * prod(shape), lambda: [scale()]),
     ]
-    if scales == "new":
+    if marking == "new":
         config = torch.frombuffer(bytearray(_CONFIG), dtype=torch.uint8)
         pieces.append(_small(f"{layer}.comfy_quant", config))
     return pieces

@@ -31,6 +31,7 @@ from mochi.weights.layouts import (
 )
 from mochi.weights.loading import ALWAYS_FLOAT32
 from mochi.weights.names import Part, Table
+from mochi.weights.networks import expected_shapes
 from mochi.weights.quantize import BLOCK_FORMS, is_quantised
 from mochi.weights.stored import Stored, dtype_name
 from mochi.weights.write import Piece, PlannedFile, copied_file, text_file
@@ -91,7 +92,7 @@ class Work:
         source: what is converted.
         dtype: of all that is not quantised; None keeps what is there.
         quantize: the form of the linear layers; None keeps what is there, or is `dtype`.
-        scales: the marking of scaled float8.
+        marking: of scaled float8.
         shard_bytes: files that come in shards are no larger.
         forget: see `Forget`.
         notes: what the user should know, filled on the way.
@@ -100,7 +101,7 @@ class Work:
     source: ModelSource
     dtype: torch.dtype | None
     quantize: Quantisation | None
-    scales: Literal["old", "new"]
+    marking: Literal["old", "new"]
     shard_bytes: int
     forget: Forget
     notes: list[str] = field(default_factory=list)
@@ -117,7 +118,7 @@ class Work:
 
     def _quantised_kind(self, container: Container) -> str | None:
         if self.quantize == "fp8":
-            return SCALED_KIND if container.scales else FP8_KIND if container.float8 else None
+            return SCALED_KIND if container.marking else FP8_KIND if container.float8 else None
         return self.quantize if self.quantize in container.blocks else None
 
     def pieces(
@@ -135,11 +136,14 @@ class Work:
         reader = _Reader(view, self.forget)
         pieces: list[Piece] = []
         marked = False
-        for name in view.shapes:
+        for name in expected_shapes(part, view.config):  # one order, whatever the source's is
             stored = view.read(name)
             kind = self.kind(part, name, stored, container)
-            marked |= kind == SCALED_KIND and container.scales == "old"
-            pieces += encode.encode(container, names, name, stored, kind, reader.of(name))
+            marked |= kind == SCALED_KIND and container.marking == "old"
+            try:
+                pieces += encode.encode(container, names, name, stored, kind, reader.of(name))
+            except WeightsError as error:
+                raise WeightsError(str(error), view.label) from None
         if marked:
             pieces.append(encode.old_marker(""))
         return [replace(piece, name=f"{prefix}{piece.name}") for piece in pieces]
@@ -219,7 +223,7 @@ def diffusers_files(work: Work) -> Iterator[PlannedFile]:
 
 def comfy_files(work: Work, all_in_one: bool = False) -> Iterator[PlannedFile]:
     """ComfyUI's split files, or one with prefixes."""
-    container = encode.COMFY_OLD if work.scales == "old" else encode.COMFY_NEW
+    container = encode.COMFY_OLD if work.marking == "old" else encode.COMFY_NEW
     views = work.source.parts
     if all_in_one:
         main: Part = "dit" if "dit" in views else next(iter(views))

@@ -8,16 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from mochi.core.config import MOCHI_1, T5Size
 from mochi.core.errors import WeightsError
-from mochi.weights.folder import ModelFiles
+from mochi.weights.checkpoint import Checkpoint, PartView
+from mochi.weights.folder import ModelFiles, open_part
 from mochi.weights.hub_places import file_checksum, read_record
-from mochi.weights.loading import check
 from mochi.weights.names import Part
 
 StrPath = str | os.PathLike[str]
 
 OnProgress = Callable[[str, int, int], None]
 """Called with a file's name, and bytes read and to read over all files."""
+
+_PUBLISHED = (MOCHI_1.dit, MOCHI_1.decoder, MOCHI_1.encoder, T5Size())
 
 
 @dataclass(frozen=True)
@@ -37,16 +40,27 @@ class Finding:
     detail: str
 
 
-def verify(folder: StrPath, on_progress: OnProgress | None = None) -> tuple[Finding, ...]:
+def verify(place: StrPath, on_progress: OnProgress | None = None) -> tuple[Finding, ...]:
     """Compare a model with the checksums noted at its download, and its tensors with the networks.
 
-    A folder that was not downloaded has no checksums; then the shapes alone are compared.
+    A model that was not downloaded has no checksums; then names and shapes alone are compared, in
+    whatever layout they are.
+
+    Args:
+        place: the folder of a model, or a file.
+        on_progress: see `OnProgress`.
 
     Raises:
-        WeightsError: the folder holds no model at all.
+        WeightsError: there is no model at all.
     """
-    files = ModelFiles.find(folder)
-    checksums = tuple(_by_checksum(Path(folder), on_progress))
+    path = Path(place)
+    if not path.is_dir():
+        views = Checkpoint.open(path).parts.values()
+        if not views:
+            raise WeightsError("holds no part of Mochi", path)
+        return tuple(Finding(view.part, "shapes", *_compared(view)) for view in views)
+    files = ModelFiles.find(path)
+    checksums = tuple(_by_checksum(path, on_progress))
     parts: list[Part] = ["dit", "decoder"]
     parts += ["encoder"] if files.encoder is not None else []
     parts += ["t5"] if files.text_encoder is not None else []
@@ -75,7 +89,17 @@ def _by_checksum(folder: Path, on_progress: OnProgress | None) -> Iterator[Findi
 
 def _by_shapes(files: ModelFiles, part: Part) -> Finding:
     try:
-        report = check(part, files.part(part))
+        view = open_part(part, files.part(part))
     except WeightsError as error:
         return Finding(part, "shapes", False, str(error))
-    return Finding(part, "shapes", report.ok, str(report))
+    return Finding(part, "shapes", *_compared(view))
+
+
+def _compared(view: PartView) -> tuple[bool, str]:
+    """Whether names and shapes are right, and what was compared."""
+    try:
+        view.check()
+    except WeightsError as error:
+        return False, str(error)
+    published = ", the sizes of Mochi 1" if view.config in _PUBLISHED else ""
+    return True, f"{len(view.shapes)} tensors ({view.layout}, {view.main_kind}){published}"
