@@ -285,6 +285,8 @@ def _live(
     layer: Any, factors: Factors, strength: float, dropout: float, dtype: torch.dtype | None
 ) -> LowRank:
     device, dtype = _device(layer), dtype or compute_dtype(layer)
+    if device.type == "meta":  # a weight that is read when it is used; the matrices are here
+        device = factors.a.device
     # A copy in any case: the caller's may be views of a file, and layers may share one.
     a_RI, b_PR = (t.detach().to(device, dtype, copy=True) for t in (factors.a, factors.b))
     placed = replace(factors, a=a_RI, b=b_PR)
@@ -301,4 +303,6 @@ def _fits(layer: Any, pieces: Sequence[Factors]) -> bool:
 
 
 def _device(layer: nn.Module) -> torch.device:
-    return next(t.device for t in (*layer.parameters(), *layer.buffers()))
+    """Where a layer's own weight is; adapters beside it may be elsewhere."""
+    base = layer.base if isinstance(layer, AdaptedLinear) else layer
+    return next(t.device for t in (*base.parameters(), *base.buffers()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +77,8 @@ class DownloadProgress:
 
 OnPlan = Callable[[DownloadPlan], None]
 OnProgress = Callable[[DownloadProgress], None]
+Choose = Callable[[Sequence[str]], Sequence[str]]
+"""Takes the names of all files of a repository, gives those to fetch."""
 
 
 def download(
@@ -88,6 +90,7 @@ def download(
     token: str | bool | None = None,
     parts: Iterable[ModelPart] = PARTS,
     variant: str | None = None,
+    choose: Choose | None = None,
     cache: StrPath | None = None,
     on_plan: OnPlan | None = None,
     on_progress: OnProgress | None = None,
@@ -103,6 +106,7 @@ def download(
         token: for private and gated repositories; None takes the one that was saved by login.
         parts: which parts of the model; those that the repository lacks are named in the plan.
         variant: of a diffusers folder, such as `bf16`.
+        choose: for what is no model: picks the files, in place of `parts` and `variant`.
         cache: another place for the cache.
         on_plan: called once before the first byte; raise in it to stop.
         on_progress: called whenever bytes arrive.
@@ -120,7 +124,9 @@ def download(
             if dest is None
             else FolderPlace(dest, repo_id)
         )
-        plan = _plan(repo_id, info, tuple(parts), variant, place)
+        known = sorted(sibling.rfilename for sibling in info.siblings or ())
+        names, absent = _chosen(repo_id, known, tuple(parts), variant, choose)
+        plan = _plan(repo_id, info, names, absent, place)
         if on_plan is not None:
             on_plan(plan)
         _check_room(plan)
@@ -160,15 +166,27 @@ def _ask(api: HfApi, repo_id: str, revision: str | None, retry: Retry) -> Any:
             raise DownloadError(f"{repo_id}: what answers at {api.endpoint} is no hub") from error
 
 
-def _plan(
-    repo_id: str, info: Any, parts: tuple[ModelPart, ...], variant: str | None, place: Place
-) -> DownloadPlan:
-    known = {sibling.rfilename: sibling for sibling in info.siblings or ()}
-    chosen = select(sorted(known), parts, variant)
+def _chosen(
+    repo_id: str,
+    known: Sequence[str],
+    parts: tuple[ModelPart, ...],
+    variant: str | None,
+    choose: Choose | None,
+) -> tuple[Sequence[str], tuple[ModelPart, ...]]:
+    """The files to fetch, and the parts that the repository lacks."""
+    if choose is not None:
+        return choose(known), ()
+    chosen = select(known, parts, variant)
     absent = tuple(part for part in parts if not chosen[part])
     if len(absent) == len(parts):
         raise DownloadError(f"{repo_id} has no {' or '.join(parts)} that Mochi can read")
-    names = dict.fromkeys(name for part in ("", *parts) for name in chosen[part])
+    return list(dict.fromkeys(name for part in ("", *parts) for name in chosen[part])), absent
+
+
+def _plan(
+    repo_id: str, info: Any, names: Sequence[str], absent: tuple[ModelPart, ...], place: Place
+) -> DownloadPlan:
+    known = {sibling.rfilename: sibling for sibling in info.siblings or ()}
     files = tuple(_remote(known[name]) for name in names)
     here = frozenset(file.name for file in files if place.has(file))
     return DownloadPlan(
