@@ -10,6 +10,7 @@ import typer
 from mochi.cli.app import BAD_REQUEST, FAILURE
 from mochi.cli.doctor import doctor
 from mochi.cli.generate import generate
+from mochi.cli.lora import lora
 from mochi.cli.nano import evaluate, train_nano
 from mochi.cli.reconstruct import reconstruct
 from mochi.cli.say import say
@@ -36,6 +37,7 @@ app.command(rich_help_panel=MODELS)(doctor)
 app.command("eval", rich_help_panel=MODELS)(evaluate)
 app.command(rich_help_panel=MODELS)(train_nano)
 app.add_typer(weights, name="weights", rich_help_panel=MODELS)
+app.add_typer(lora, name="lora", rich_help_panel=MODELS)
 
 
 def _print_version(asked: bool) -> None:

@@ -10,7 +10,13 @@ from typing import Any
 
 def say(message: str) -> None:
     """One line on stderr, even where the message holds line breaks."""
-    print("mochi: " + " ".join(message.split()), file=sys.stderr, flush=True)
+    print("mochi: " + printable(" ".join(message.split())), file=sys.stderr, flush=True)
+
+
+def printable(text: str) -> str:
+    """The text without what could move the cursor or colour the terminal: files come from
+    anywhere, and their names and contents are shown."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def print_json(content: object) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from mochi.cli import options as o
-from mochi.cli.say import print_json
+from mochi.cli.say import print_json, printable
 
 Video = Annotated[
     Path,
@@ -53,8 +53,4 @@ def _rows(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _text(value: object) -> str:
     if isinstance(value, (list, tuple)):
         return ",".join(map(_text, value))
-    text = f"{value:g}" if isinstance(value, float) else str(value)
-    # A video from elsewhere must not be able to move the cursor or colour the terminal.
-    return "".join(
-        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text
-    )
+    return printable(f"{value:g}" if isinstance(value, float) else str(value))

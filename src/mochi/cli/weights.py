@@ -12,6 +12,7 @@ import typer
 from mochi.cli import options as o
 from mochi.cli.byte_progress import byte_progress
 from mochi.cli.checkpoints import convert, find_path, inspect
+from mochi.cli.lora import lora
 from mochi.cli.say import print_json
 from mochi.core.errors import RequestError
 
@@ -20,6 +21,7 @@ weights = typer.Typer(
 )
 weights.command()(inspect)
 weights.command()(convert)
+weights.add_typer(lora, name="lora")
 
 Repo = Annotated[
     str,

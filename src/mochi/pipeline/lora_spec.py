@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,8 @@ from mochi.core.errors import RequestError
 LoraMode = Literal["live", "merged"]
 MODES: tuple[LoraMode, ...] = get_args(LoraMode)
 
+_NAN = float("nan")
+_LARGEST = 1e6  # compared first: an int may be larger than any float, a float may be NaN
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?|[+-]?(nan|inf|infinity)", re.A | re.I)
 
 
@@ -85,10 +86,11 @@ def checked_scale(scale: object, given: object = None) -> float:
     Raises:
         RequestError: it is not.
     """
-    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not math.isfinite(scale):
+    number = scale if isinstance(scale, (int, float)) and not isinstance(scale, bool) else _NAN
+    if not abs(number) <= _LARGEST:
         shown = scale if given is None else given
         raise RequestError("lora", shown, "has a scale that is no finite number", 1.0)
-    return float(scale)
+    return float(number)
 
 
 def checked_mode(mode: str) -> LoraMode:
