@@ -14,8 +14,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from mochi.core.errors import OutputError
-from mochi.weights.folder import shards
 from mochi.weights.quantize import BLOCK_FORMS
+from mochi.weights.shards import shards
 from mochi.weights.tensors import TensorFiles
 from mochi.weights.write import Piece, PlannedFile, copied_file, text_file, write_files
 from mochi.weights.write_gguf import gguf_file

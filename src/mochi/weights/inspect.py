@@ -69,7 +69,7 @@ class PartInspection:
         prefix: before its names.
         config: the sizes that its shapes tell; empty where they tell none.
         kinds: how the weights are kept: `bfloat16`, `q4_0`, ...
-        oddities: what looks wrong.
+        oddities: what looks wrong, what is broken first.
     """
 
     part: Part
@@ -182,7 +182,13 @@ def _look_at(view: PartView, count: OnBytes, forget: Forget | None) -> PartInspe
     except WeightsError as error:
         wrong.append(Oddity(f"{view.prefix}*", "scales missing", str(error), True))
     return PartInspection(
-        view.part, view.label, view.layout, view.prefix, sizes, kinds, (*wrong, *oddities)
+        part=view.part,
+        file=view.label,
+        layout=view.layout,
+        prefix=view.prefix,
+        config=sizes,
+        kinds=kinds,
+        oddities=tuple(sorted((*wrong, *oddities), key=lambda oddity: not oddity.is_broken)),
     )
 
 
