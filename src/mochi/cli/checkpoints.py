@@ -10,7 +10,7 @@ import typer
 
 from mochi.cli import options as o
 from mochi.cli.byte_progress import byte_progress, byte_size
-from mochi.cli.say import print_json, say
+from mochi.cli.say import print_json, printable, say
 
 if TYPE_CHECKING:
     from mochi.weights.inspect import Inspection, PartInspection
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _SHOWN_ODDITIES = 20
 _SHOWN_UNCLAIMED = 8
+_SHOWN_CHARS = 200
 
 Source = Annotated[
     str,
@@ -185,7 +186,7 @@ def _print(found: Inspection) -> None:
     for label, description in found.descriptions.items():
         print(f"{label}: {description}")
         for key, value in found.metadata[label].items():
-            print(f"  metadata  {key}: {_plain(value)}")
+            print(f"  metadata  {_plain(key)}: {_plain(value)}")
         names = found.unclaimed[label]
         if names:
             more = f" and {len(names) - _SHOWN_UNCLAIMED} more" * (len(names) > _SHOWN_UNCLAIMED)
@@ -217,5 +218,5 @@ def _listed(size: Any) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text of a stranger's file, in one line and without what would speak to the terminal."""
-    return "".join(c if c.isprintable() else " " for c in text)[:200]
+    """Some text of a stranger's file."""
+    return printable(text[:_SHOWN_CHARS])
