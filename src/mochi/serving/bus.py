@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -52,7 +53,8 @@ class SqlEvents:
 
     def publish(self, job_id: str, kind: Kind, data: Mapping[str, Any]) -> None:
         """Keep an event and wake who listens. A preview replaces the one before."""
-        with self._database.write() as connection:
+        with suppress(sa.exc.IntegrityError), self._database.write() as connection:
+            # A job that was deleted meanwhile has no story any more.
             if kind == "preview":
                 old = sa.and_(events.c.prediction == job_id, events.c.type == "preview")
                 connection.execute(sa.delete(events).where(old))

@@ -40,6 +40,7 @@ class Shelf:
         work: folder for videos that are being made.
         owner: who holds the leases; begins with the server's own name.
         price_per_hour: of a device, or None.
+        on_ready, on_end: told when a runner has come up, and when a run has ended.
     """
 
     store: Store
@@ -52,7 +53,8 @@ class Shelf:
     models: tuple[str, ...]
     lease_seconds: float = 30.0
     price_per_hour: float | None = None
-    check_output: Callable[[Job, Path], str | None] | None = None
+    on_ready: Callable[[Runner], None] = lambda runner: None
+    on_end: Callable[[Job], None] = lambda job: None
 
 
 class Worker:
@@ -67,6 +69,12 @@ class Worker:
         self._pause = 1.0
         self._run: _Run | None = None
         self._thread = threading.Thread(target=self._loop, name=f"worker {self._owner}")
+
+    @property
+    def file_id(self) -> str | None:
+        """Of the video that is being made: its bytes may be there before its row."""
+        run = self._run
+        return None if run is None else run.file_id
 
     def start(self) -> None:
         """Begin."""
@@ -101,8 +109,10 @@ class Worker:
             leave()
 
     def _once(self) -> None:
-        self.runner.start()
         shelf = self._shelf
+        if self.runner.state.state not in ("idle", "busy"):
+            self.runner.start()
+            shelf.on_ready(self.runner)
         self._wake.clear()
         job = shelf.store.claim(self._owner, shelf.models, shelf.lease_seconds)
         if job is None:
@@ -135,7 +145,8 @@ class _Run:
         self._lines: list[str] = []
         self._progress: dict[str, Any] = {}
         self._renewed = 0.0
-        self._path = shelf.work / f"{new_id()}.mp4"
+        self.file_id = new_id()
+        self._path = shelf.work / f"{self.file_id}.mp4"
 
     def hand_back(self) -> None:
         """Stop, and let the job wait again."""
@@ -176,9 +187,7 @@ class _Run:
     def _stored(self, facts: Mapping[str, Any]) -> Outcome:
         """The video into the blobs, and what is known of it into a row, before the job ends."""
         shelf, job, request = self._shelf, self.job, self.job.request
-        if shelf.check_output is not None and (words := shelf.check_output(job, self._path)):
-            return Outcome(error=f"[refused] {words}")
-        file_id, name = new_id(), f"mochi-{job.id}.mp4"
+        file_id, name = self.file_id, f"mochi-{job.id}.mp4"
         digest, size = _digest(self._path), self._path.stat().st_size
         shelf.blobs.put(file_id, self._path)
         new = NewFile(file_id, job.account, name, "video/mp4", size, digest, prediction=job.id)
@@ -201,8 +210,10 @@ class _Run:
         if ended is None and outcome.output_file is not None:  # cancelled, or taken by another
             shelf.files.remove(outcome.output_file)
             shelf.blobs.delete(outcome.output_file)
-        elif ended is not None and ended.status == "succeeded":
-            self._patiently(lambda: shelf.runtimes.add(ended))
+        elif ended is not None:
+            if ended.status == "succeeded":
+                self._patiently(lambda: shelf.runtimes.add(ended))
+            shelf.on_end(ended)
 
     def _give_back(self, line: str, *, blame: bool) -> None:
         shelf, job = self._shelf, self.job

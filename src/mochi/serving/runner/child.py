@@ -96,11 +96,14 @@ class Models:
         self._entries = {entry["name"]: entry for entry in hello["models"]}
         self._device = hello["device"]
         self._warm: tuple[str, Pipeline] | None = None
+        self._free_bytes = 0  # before anything is loaded
         self._asked: dict[str, Pipeline] = {}
 
     def describe(self) -> list[dict[str, Any]]:
         """What is known of each model without reading its weights."""
-        return [self._describe(name) for name in self._entries]
+        found = [self._describe(name) for name in self._entries]
+        self._free_bytes = self._for_questions(found[0]["name"]).budget.available
+        return found
 
     def _describe(self, name: str) -> dict[str, Any]:
         from dataclasses import asdict
@@ -132,7 +135,7 @@ class Models:
 
         pipe, size = self._for_questions(model), VideoSize(frames, height, width)
         need = max(stage.total for stage in pipe.budget.needs(size))
-        return {"memory_bytes": need, "memory_available_bytes": pipe.budget.available}
+        return {"memory_bytes": need, "memory_available_bytes": self._free_bytes}
 
     def _for_questions(self, name: str) -> Pipeline:
         if name not in self._asked:

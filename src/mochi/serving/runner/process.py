@@ -18,6 +18,8 @@ from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
+import structlog
+
 from mochi.core.errors import Cancelled
 from mochi.serving.runner.protocol import (
     Description,
@@ -28,6 +30,7 @@ from mochi.serving.runner.protocol import (
     RunnerState,
 )
 
+log = structlog.get_logger()
 COMMAND = (sys.executable, "-m", "mochi.serving.runner.child")
 _STOP_SECONDS = 5.0
 _START_SECONDS = 600.0
@@ -53,6 +56,8 @@ class ProcessRunner:
     @property
     def state(self) -> RunnerState:
         """How it is now."""
+        if self._state.state in ("idle", "busy") and not (self._child and self._child.alive):
+            self._failed("the runner died")
         return self._state
 
     @property
@@ -206,8 +211,10 @@ class _Child:
         assert self._process.stdout is not None
         with self._process.stdout as stdout:
             for line in stdout:
-                with suppress(ValueError):  # a line cut off by a kill
+                try:
                     self._hear(json.loads(line))
+                except Exception:  # a line cut off by a kill, or a listener's mistake
+                    log.exception("runner_line_lost")
         self._process.wait()
         death = RunnerDiedError(self._how_it_ended())
         for future in [self.ready, self._ended, *self._answers.values()]:

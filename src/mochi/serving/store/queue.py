@@ -107,6 +107,18 @@ class SqlStore:
             rows = connection.execute(query.order_by(_p.seq.desc()).limit(limit))
             return [to_job(row) for row in rows]
 
+    def videos(
+        self, account: str, limit: int, behind: int | None, *, newest_first: bool
+    ) -> list[Job]:
+        """An account's jobs behind seq `behind`, in either order."""
+        query = sa.select(predictions).where(_p.account == account)
+        if behind is not None:
+            query = query.where(_p.seq < behind if newest_first else _p.seq > behind)
+        order = _p.seq.desc() if newest_first else _p.seq
+        with self.database.read() as connection:
+            rows = connection.execute(query.order_by(order).limit(limit))
+            return [to_job(row) for row in rows]
+
     def recent(self, account: str, body_hash: str, seconds: float) -> Job | None:
         """The newest job of this account and body within the last `seconds`."""
         since = self.database.clock() - seconds
@@ -236,6 +248,12 @@ class SqlStore:
             jobs = [Waiting(**row._mapping) for row in connection.execute(query)]
             last = {row.name: row.last_claim for row in connection.execute(sa.select(accounts))}
         return in_turn(jobs, last)
+
+    def counts(self) -> dict[str, int]:
+        """How many jobs are in each state that is no end."""
+        query = sa.select(_p.status, sa.func.count()).where(_p.status.not_in(ENDED))
+        with self.database.read() as connection:
+            return {row[0]: row[1] for row in connection.execute(query.group_by(_p.status))}
 
     def set_shared(self, job_id: str, account: str, shared: bool) -> bool:
         """Let anyone with its address see a job, or no longer; False: there is no such job."""

@@ -55,6 +55,7 @@ class Tokens:
 
     def __init__(self, database: Database):
         self._database = database
+        self.needed = False  # whether a token exists, as last seen
 
     def create(self, scopes: Sequence[str], account: str | None = None) -> str:
         """A new token; it is shown this once.
@@ -102,7 +103,8 @@ class Tokens:
         """Whether a token exists, so that everybody needs one."""
         query = sa.select(sa.func.count()).where(_t.revoked_at.is_(None))
         with self._database.read() as connection:
-            return bool(connection.scalar(query))
+            self.needed = bool(connection.scalar(query))
+        return self.needed
 
     def all(self) -> list[TokenRow]:
         """Every token there was, oldest first."""

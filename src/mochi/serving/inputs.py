@@ -1,0 +1,257 @@
+"""A client's input, checked field by field before anything is queued, and what it means."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mochi.core.errors import RequestError
+from mochi.core.presets import PRESETS, get_preset
+from mochi.core.request import MAX_SEED, SOLVER_NAMES, check_prompt, check_text
+from mochi.core.sizes import nearest_frames, nearest_pixels, whole
+from mochi.pipeline.settings import Settings, make_request
+from mochi.serving.problems import field_problem, invalid
+from mochi.serving.settings import ServeSettings
+
+MAX_GUIDANCE = 10.0
+MAX_FPS = 60
+OURS = {
+    "num_frames": "frames",
+    "num_inference_steps": "steps",
+    "guidance_scale": "guidance",
+}
+"""The dialect's words for fields of a request; all others are the same in both."""
+THEIRS = {ours: theirs for theirs, ours in OURS.items()}
+FIELDS = (
+    "prompt",
+    "negative_prompt",
+    "num_frames",
+    "num_inference_steps",
+    "guidance_scale",
+    "fps",
+    "seed",
+    "width",
+    "height",
+    "preset",
+    "solver",
+    "threshold",
+    "linear_steps",
+)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """An input that is legal.
+
+    Attributes:
+        input: as given, with the seed that was drawn.
+        request: what will be made: `GenerateRequest.to_dict()`.
+        notes: what its sender should know, such as what was snapped.
+    """
+
+    input: dict[str, Any]
+    request: dict[str, Any]
+    notes: list[str]
+
+
+def check_input(
+    given: object, defaults: Mapping[str, Any], settings: ServeSettings, prefix: str = "input."
+) -> Checked:
+    """Check all fields, and tell all that are wrong.
+
+    Args:
+        given: what a client sent.
+        defaults: of the model, as in `Description`.
+        settings: with the server's limits.
+        prefix: of field names in problems.
+
+    Raises:
+        Problem: 422, with an entry for each broken rule.
+    """
+    if not isinstance(given, dict):
+        entry = {"type": "type", "field": prefix.rstrip("."), "description": "is not an object"}
+        raise invalid([entry])
+    said = {name: value for name, value in given.items() if value is not None}
+    problems: list[dict[str, Any]] = []
+    checked: dict[str, Any] = {}
+    rules = _rules(settings)
+    for name in [*said, *(["prompt"] if "prompt" not in said else [])]:
+        try:
+            if name not in rules:
+                raise RequestError(name, said[name], "is unknown", ", ".join(FIELDS))
+            checked[name] = rules[name](said.get(name, ""))
+        except RequestError as error:
+            problems.append(field_problem(error, prefix, str(name)[:64]))
+    if problems:
+        raise invalid(problems)
+    return _made(said, checked, defaults, settings, prefix)
+
+
+def _made(
+    said: dict[str, Any],
+    checked: dict[str, Any],
+    defaults: Mapping[str, Any],
+    settings: ServeSettings,
+    prefix: str,
+) -> Checked:
+    notes: list[str] = []
+    seed = checked.setdefault("seed", secrets.randbelow(2**32))
+    notes.append(f"seed {seed}")
+    if "num_frames" in checked:
+        checked["num_frames"] = _snapped(checked["num_frames"], settings.max_frames, notes)
+    explicit = {OURS.get(name, name): value for name, value in checked.items()}
+    preset = explicit.pop("preset", None)
+    if preset is not None:
+        notes.append(f"preset {preset}")
+    try:
+        request = make_request(explicit, defaults=Settings(**_settings(defaults)), preset=preset)
+    except RequestError as error:
+        name = THEIRS.get(error.field, error.field)
+        raise invalid([field_problem(error, prefix, name)]) from None
+    return Checked({**said, "seed": seed}, request.to_dict(), notes)
+
+
+def _settings(defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Of JSON: a guidance for each step is a tuple again."""
+    guidance = defaults["guidance"]
+    return {**defaults, "guidance": tuple(guidance) if isinstance(guidance, list) else guidance}
+
+
+def snap_frames(frames: int, limit: int) -> int:
+    """The `6k + 1` nearest to `frames`, no more than `limit`; the smaller of two as near."""
+    below, above = nearest_frames(frames)
+    nearest = below if frames - below <= above - frames else above
+    return nearest if nearest <= limit else below
+
+
+def _snapped(frames: int, limit: int, notes: list[str]) -> int:
+    made = snap_frames(frames, limit)
+    if made != frames:
+        notes.append(f"num_frames={frames} is not 6k+1: {made} frames are made")
+    return made
+
+
+def _rules(settings: ServeSettings) -> dict[str, Callable[[Any], Any]]:
+    return {
+        "prompt": lambda value: _text("prompt", value, needed=True),
+        "negative_prompt": lambda value: _text("negative_prompt", value, needed=False),
+        "num_frames": lambda value: _whole("num_frames", value, 1, settings.max_frames),
+        "num_inference_steps": lambda value: _whole(
+            "num_inference_steps", value, 1, settings.max_steps
+        ),
+        "guidance_scale": lambda value: _number("guidance_scale", value, 0.0, MAX_GUIDANCE),
+        "fps": lambda value: _whole("fps", value, 1, MAX_FPS),
+        "seed": lambda value: _whole("seed", value, 0, MAX_SEED),
+        "width": lambda value: _side("width", value, settings.max_width),
+        "height": lambda value: _side("height", value, settings.max_height),
+        "preset": _preset,
+        "solver": _solver,
+        "threshold": lambda value: _number("threshold", value, 0.0, 1.0),
+        "linear_steps": lambda value: _whole("linear_steps", value, 1, settings.max_steps),
+    }
+
+
+def _text(field: str, value: object, *, needed: bool) -> str:
+    check_text(field, value)
+    text = str(value)
+    if "\0" in text:
+        raise RequestError(field, text, "holds a NUL character", text.replace("\0", ""))
+    if needed or text.strip():
+        check_prompt(field, text)
+    return text
+
+
+def _whole(field: str, value: object, least: int, most: int) -> int:
+    number = whole(field, value, least)
+    if number > most:
+        raise RequestError(field, value, f"must be at most {most}", most)
+    return number
+
+
+def _number(field: str, value: object, least: float, most: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise RequestError(field, value, "is not a number")
+    if not math.isfinite(value):
+        raise RequestError(field, value, "is not a finite number")
+    if not least <= value <= most:
+        nearest = min(max(value, least), most)
+        raise RequestError(field, value, f"must be {least:g} to {most:g}", nearest)
+    return float(value)
+
+
+def _side(field: str, value: object, most: int) -> int:
+    pixels = _whole(field, value, 16, most)
+    if pixels % 16:
+        below, above = nearest_pixels(pixels)
+        raise RequestError(field, pixels, "is not a multiple of 16", f"{below} and {above}")
+    return pixels
+
+
+def _preset(value: object) -> str:
+    get_preset(value if isinstance(value, str) else "")
+    return str(value)
+
+
+def _solver(value: object) -> str:
+    if value not in SOLVER_NAMES:
+        raise RequestError("solver", value, "is unknown", ", ".join(SOLVER_NAMES))
+    return str(value)
+
+
+def input_schema(defaults: Mapping[str, Any], settings: ServeSettings) -> dict[str, Any]:
+    """The JSON schema of a model's input; `x-order` is the order of a form."""
+    entries: dict[str, dict[str, Any]] = {
+        "prompt": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": 10_000,
+            "description": "What the video shows. The model reads the first 256 tokens.",
+        },
+        "negative_prompt": _entry("string", "What the video should not show."),
+        "num_frames": _entry("integer", "6k+1; other counts are snapped.", 1, settings.max_frames),
+        "num_inference_steps": _entry("integer", "Sampling steps.", 1, settings.max_steps),
+        "guidance_scale": _entry("number", "How closely the prompt is followed.", 0, MAX_GUIDANCE),
+        "fps": _entry("integer", "Frames a second.", 1, MAX_FPS),
+        "seed": {
+            "type": "integer",
+            "minimum": 0,
+            "maximum": MAX_SEED,
+            "description": "Same seed, same video; drawn when not given.",
+        },
+        "width": _entry("integer", "Pixels, a multiple of 16.", 16, settings.max_width),
+        "height": _entry("integer", "Pixels, a multiple of 16.", 16, settings.max_height),
+        "preset": {
+            "type": "string",
+            "enum": list(PRESETS),
+            "description": "Sampler settings by name; explicit fields win.",
+        },
+        "solver": _entry("string", "Of the sampler.") | {"enum": list(SOLVER_NAMES)},
+        "threshold": _entry("number", "How far sigma falls in the schedule's linear part.", 0, 1),
+        "linear_steps": {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": settings.max_steps,
+            "description": "Steps in the schedule's linear part.",
+        },
+    }
+    for name in ("width", "height"):
+        entries[name]["multipleOf"] = 16
+    for place, (name, entry) in enumerate(entries.items()):
+        default = defaults.get(OURS.get(name, name))
+        entry |= {"x-order": place, "title": name.replace("_", " ").capitalize()}
+        if default is not None and not isinstance(default, (list, tuple)):
+            entry["default"] = default
+    return {"type": "object", "title": "Input", "required": ["prompt"], "properties": entries}
+
+
+def _entry(
+    kind: str,
+    description: str,
+    least: float | None = None,
+    most: float | None = None,
+) -> dict[str, Any]:
+    bounds = {} if least is None else {"minimum": least, "maximum": most}
+    return {"type": kind, "description": description, **bounds}

@@ -1,0 +1,245 @@
+"""Everything that a server is made of, opened together and closed together."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+
+from mochi.core.errors import OutputError, RequestError
+from mochi.serving.blobs import Blobs, open_blobs
+from mochi.serving.bus import EventBus, open_bus
+from mochi.serving.housekeeping import Housekeeper
+from mochi.serving.jobs import ENDED, Job
+from mochi.serving.limiter import Limiter
+from mochi.serving.links import Links
+from mochi.serving.metrics import Metrics
+from mochi.serving.offers import Offers
+from mochi.serving.runner.process import ProcessRunner
+from mochi.serving.runner.protocol import ModelEntry, Runner
+from mochi.serving.safety import Safety
+from mochi.serving.settings import ServeSettings
+from mochi.serving.store.audit import Audit
+from mochi.serving.store.catalog import Catalog
+from mochi.serving.store.database import Database, DatabaseError
+from mochi.serving.store.files import Files
+from mochi.serving.store.migrations import upgrade
+from mochi.serving.store.outbox import Outbox
+from mochi.serving.store.queue import SqlStore
+from mochi.serving.store.runtimes import Runtimes
+from mochi.serving.store.tokens import Tokens
+from mochi.serving.webhooks import Courier, Policy, Resolver, resolve
+from mochi.serving.worker import Shelf, Worker
+
+log = structlog.get_logger()
+MakeRunner = Callable[[str, tuple[ModelEntry, ...]], Runner]
+
+
+@dataclass
+class Services:
+    """One server's parts. `start` sets the workers going; `close` stops everything."""
+
+    settings: ServeSettings
+    database: Database
+    store: SqlStore
+    files: Files
+    tokens: Tokens
+    runtimes: Runtimes
+    outbox: Outbox
+    audit: Audit
+    blobs: Blobs
+    bus: EventBus
+    offers: Offers
+    links: Links
+    policy: Policy
+    safety: Safety
+    workers: list[Worker]
+    housekeeper: Housekeeper
+    limiter: Limiter
+    metrics: Metrics
+    webhook_secret: bytes
+    work: Path
+    lock: int
+    port: int = 0
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+    def start(self) -> None:
+        """Begin to work."""
+        for worker in self.workers:
+            worker.start()
+        self.housekeeper.start()
+
+    def runner(self) -> Runner | None:
+        """One that answers questions, or None."""
+        for worker in self.workers:
+            if worker.runner.state.state in ("idle", "busy"):
+                return worker.runner
+        return None
+
+    def remove(self, job: Job) -> bool:
+        """Remove an ended job and every copy of what it made; False: it has not ended."""
+        if job.status not in ENDED or not self.store.delete(job.id, job.account):
+            return False
+        for file in self.files.of(job.id):
+            self.blobs.delete(file.id)
+            self.files.remove(file.id)
+        return True
+
+    def close(self) -> None:
+        """Stop: claim nothing more, end or hand back what runs, close everything."""
+        self.stopping.set()
+        stops = [
+            threading.Thread(target=worker.stop, args=(self.settings.stop_seconds,))
+            for worker in self.workers
+        ]
+        for stop in stops:
+            stop.start()
+        self.housekeeper.stop()
+        for stop in stops:
+            stop.join()
+        self.bus.close()
+        self.database.close()
+        os.close(self.lock)
+
+
+def open_services(
+    settings: ServeSettings,
+    make_runner: MakeRunner = ProcessRunner,
+    resolver: Resolver = resolve,
+) -> Services:
+    """Open the database, bring it up to date, take back what an earlier run of this server held.
+
+    Raises:
+        OutputError: the data folder cannot be used, or another server uses it.
+        RequestError: a setting is not possible.
+        DatabaseError: the database does not answer.
+    """
+    lock, instance = _take_folder(settings.data)
+    try:
+        return _open(settings, make_runner, resolver, lock, instance)
+    except BaseException:
+        os.close(lock)
+        raise
+
+
+def _open(
+    settings: ServeSettings,
+    make_runner: MakeRunner,
+    resolver: Resolver,
+    lock: int,
+    instance: str,
+) -> Services:
+    database = open_database(settings)
+    store, files, tokens = SqlStore(database), Files(database), Tokens(database)
+    runtimes, outbox, audit = Runtimes(database), Outbox(database), Audit(database)
+    blobs = open_blobs(settings.blobs or settings.data / "blobs")
+    work = settings.data / "work"
+    work.mkdir(exist_ok=True)
+    for left in work.iterdir():
+        left.unlink()
+    returned = store.release(f"{instance}:")
+    if returned:
+        log.info("jobs_taken_back", count=returned)
+    entries = tuple(ModelEntry(it.name, it.source, it.dtype) for it in settings.models)
+    offers = Offers(entries, Catalog(database))
+    quick = Database.open(database_url(settings), durable=False)  # progress need not be flushed
+    bus = open_bus(quick)
+    policy = Policy(settings.webhook_hosts, resolver, settings.webhook_private)
+    safety = Safety.of(settings.safety, settings.safety_terms)
+    secret, metrics = tokens.secret("webhooks"), Metrics()
+    shelf = Shelf(
+        store,
+        files,
+        runtimes,
+        blobs,
+        bus,
+        work,
+        instance,
+        offers.names,
+        settings.lease_seconds,
+        settings.price_per_hour,
+        on_ready=offers.learn,
+        on_end=lambda job: _ended(job, metrics, audit),
+    )
+    workers = [Worker(make_runner(device, entries), shelf) for device in settings.devices]
+    services = Services(
+        settings,
+        database,
+        store,
+        files,
+        tokens,
+        runtimes,
+        outbox,
+        audit,
+        blobs,
+        bus,
+        offers,
+        Links(tokens.secret("links"), settings.link_seconds, database.clock),
+        policy,
+        safety,
+        workers,
+        Housekeeper(),
+        Limiter(settings.requests_per_minute),
+        metrics,
+        secret,
+        work,
+        lock,
+    )
+    tokens.any()
+    metrics.watch(services)
+    services.housekeeper.attend(services, Courier(services))
+    return services
+
+
+def _ended(job: Job, metrics: Metrics, audit: Audit) -> None:
+    metrics.ended(job.model, job.status, job.metrics.get("predict_time"))
+    with suppress(DatabaseError):
+        audit.add(job.account, job.status, job.id, seconds=job.metrics.get("predict_time"))
+
+
+def database_url(settings: ServeSettings) -> str:
+    """The PostgreSQL of the settings, or SQLite in the data folder."""
+    return settings.database or f"sqlite:///{settings.data / 'mochi.db'}"
+
+
+def open_database(settings: ServeSettings) -> Database:
+    """The database with all tables, up to date; raises as `open_services`."""
+    _make(settings.data)
+    database = Database.open(database_url(settings))
+    upgrade(database)
+    return database
+
+
+def _take_folder(folder: Path) -> tuple[int, str]:
+    """Lock the data folder for this process; returns the lock and the folder's own name.
+
+    The lock is the system's: it goes when the process does, however it dies.
+    """
+    _make(folder)
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise OutputError(f"{folder}: another server works in this folder") from None
+    name = os.read(lock, 64).decode()
+    if not name:
+        name = secrets.token_hex(8)
+        os.write(lock, name.encode())
+    return lock, name
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):
+            folder.chmod(0o700)
+    except OSError as error:
+        raise RequestError("data", str(folder), f"cannot be made: {error.strerror}") from error
