@@ -54,7 +54,7 @@ export class Compare {
       h(
         "div",
         { class: "compare-head" },
-        h("h2", { tabindex: -1 }, "Compare"),
+        h("h1", { tabindex: -1 }, "Compare"),
         iconButton("cross", "Close the comparison", this.onclose),
       ),
       h("div", { class: "compare-stage" }, pair, transport.element),
@@ -62,7 +62,7 @@ export class Compare {
     );
     this.transport = transport;
     if (!calm()) whenReady(videos).then(() => transport.play());
-    this.place.querySelector("h2")?.focus();
+    this.place.querySelector("h1")?.focus();
   }
 
   leave() {

@@ -70,6 +70,7 @@ export class Composer {
   }
 
   async ask() {
+    if (!this.version()) return; // no model is known yet
     this.asking?.abort();
     const asking = new AbortController();
     this.asking = asking;

@@ -27,7 +27,9 @@ export function readRequest(buffer) {
 /** @param {string} text @returns {Record<string, any> | null} */
 function unpack(text) {
   try {
-    const request = JSON.parse(text)?.mochi_request;
+    const record = JSON.parse(text)?.mochi_request;
+    // Beside the request, a record tells of the model and the machine.
+    const request = record?.request ?? record;
     return request && typeof request === "object" && !Array.isArray(request) ? request : null;
   } catch {
     return null;

@@ -88,7 +88,7 @@ export class Playground {
       if (id === this.shown?.id) this.draw();
     });
     runs.addEventListener("list", () => {
-      if (this.shown && !this.example && runs.list.length && !this.shared) this.draw();
+      if (this.shown && !this.shared) this.draw();
     });
     runs.addEventListener("away", () => this.shown && this.draw());
     const previews = /** @type {HTMLInputElement} */ (byId("previews"));

@@ -195,5 +195,10 @@ export function difference(a, b) {
       b: b[name] ?? null,
       same: JSON.stringify(a[name] ?? null) === JSON.stringify(b[name] ?? null),
     }))
-    .sort((one, other) => Number(one.same) - Number(other.same));
+    .sort((one, other) => rank(one) - rank(other));
+}
+
+/** Differences first, and the prompt before all else. @param {{name: string, same: boolean}} row */
+function rank(row) {
+  return (row.same ? 2 : 0) + (row.name === "prompt" ? 0 : 1);
 }

@@ -1,0 +1,140 @@
+"""One Chromium for all tests; for each test a world, a server, and a page that must stay clean."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from tests.serving.page.fake_server import Server, World
+
+CHROMIUM = {"install": "apt-get install chromium"}
+PROMPT = "a red circle moves left on a black background"
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    path = shutil.which("chromium")
+    assert path, "tests that use the browser are marked needs_system('chromium')"
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+# Without motion nothing plays by itself, which is half of the work of a test.
+USUAL = {"viewport": {"width": 1100, "height": 800}, "reduced_motion": "reduce"}
+
+
+@pytest.fixture(scope="session")
+def usual(browser: Browser) -> BrowserContext:
+    """The context of most tests; each has a port, thus an origin and a storage, of its own."""
+    made = browser.new_context(**USUAL)
+    made.set_default_timeout(8000)
+    return made
+
+
+@dataclass
+class Bench:
+    """A world, its server, and pages that note all they ask for and all they complain of."""
+
+    browser: Browser
+    usual: BrowserContext
+    world: World
+    server: Server
+    requests: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+    contexts: list[BrowserContext] = field(default_factory=list)
+    pages: list[Page] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return self.server.url
+
+    def context(self, **how: object) -> BrowserContext:
+        made = self.browser.new_context(**{**USUAL, **how})
+        made.set_default_timeout(8000)
+        self.contexts.append(made)
+        return made
+
+    def open(self, path: str = "/", context: BrowserContext | None = None, **how: object) -> Page:
+        """A page at this path, ready: its form is there."""
+        if context is None:
+            context = self.context(**how) if how else self.usual
+        page = context.new_page()
+        self.pages.append(page)
+        page.on("request", lambda request: self.requests.append(request.url))
+        page.on("console", self._note)
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.goto(self.url + path)
+        return page
+
+    def ready(self, path: str = "/", **how: object) -> Page:
+        page = self.open(path, **how)
+        page.locator("#server[data-state=idle]").wait_for()
+        page.locator(".field").first.wait_for(state="attached")
+        return page
+
+    def run(self, page: Page, prompt: str = PROMPT) -> None:
+        """Ask for a video, and wait until it is shown."""
+        page.fill("#prompt", prompt)
+        page.click("#run")
+        page.locator(".stage[data-mode=making]").wait_for()
+        page.locator(".stage[data-mode=video] .facts").wait_for()
+
+    def until(self, page: Page, line: str) -> None:
+        """Wait until a line of JavaScript is true; playwright's own way is an eval (no: CSP)."""
+        end = time.monotonic() + 8
+        while not page.evaluate(line):
+            assert time.monotonic() < end, f"never came true: {line}"
+            page.wait_for_timeout(30)
+
+    def plays(self, page: Page, which: str = ".screen video") -> None:
+        """Start a video, unless it moves by itself, and wait until it moves."""
+        page.evaluate(f"document.querySelector('{which}').play().then(() => 0)")
+        self.until(page, f"document.querySelector('{which}').currentTime > 0.1")
+
+    def restart(self) -> None:
+        self.server = Server(self.world, self.server.port)
+
+    def _note(self, message: object) -> None:
+        if message.type in ("error", "warning"):
+            self.complaints.append(message.text)
+
+
+@pytest.fixture
+def bench(browser: Browser, usual: BrowserContext) -> Iterator[Bench]:
+    world = World()
+    made = Bench(browser, usual, world, Server(world))
+    yield made
+    for page in made.pages:
+        page.close()
+    for context in made.contexts:
+        context.close()
+    world.release.set()
+    made.server.stop()
+    outside = [url for url in made.requests if not url.startswith((made.url + "/", "blob:"))]
+    assert outside == [], "the page asks for something from another host"
+    assert made.complaints == [], "the page complains in the console"
+
+
+@pytest.fixture
+def page(bench: Bench) -> Page:
+    return bench.ready()
+
+
+@pytest.fixture
+def module(bench: Bench) -> Callable[..., object]:
+    """An expression's value, with a module of the page as `m`, the argument as `x`; no page."""
+    blank = bench.usual.new_page()
+    bench.pages.append(blank)
+    blank.goto(bench.url + "/static/icon.svg")
+
+    def call(name: str, expression: str, argument: object = None) -> object:
+        load = f'const m = await import("/static/js/{name}.js");'
+        return blank.evaluate(f"async (x) => {{ {load} return ({expression}); }}", argument)
+
+    return call
