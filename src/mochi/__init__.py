@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from mochi.pipeline.pipeline import Pipeline, load
     from mochi.sampling.loop import sample
     from mochi.sampling.schedule import linear_quadratic
+    from mochi.serving.client import Client
     from mochi.text.features import TextFeatures
     from mochi.weights.loading import load_decoder, load_dit, load_encoder
 
@@ -58,6 +59,7 @@ _HOMES = {
     "GenerateRequest": "mochi.core.request",
     "LatentSize": "mochi.core.sizes",
     "VideoSize": "mochi.core.sizes",
+    "Client": "mochi.serving.client",
     "Clip": "mochi.pipeline.clip",
     "Pipeline": "mochi.pipeline.pipeline",
     "load": "mochi.pipeline.pipeline",
@@ -74,6 +76,7 @@ __all__ = [
     "PRESETS",
     "CancelToken",
     "Cancelled",
+    "Client",
     "Clip",
     "DecoderConfig",
     "DiTConfig",

@@ -14,12 +14,13 @@ from mochi.cli.lora import lora
 from mochi.cli.nano import evaluate, train_nano
 from mochi.cli.reconstruct import reconstruct
 from mochi.cli.say import say
+from mochi.cli.serve import serve, token
 from mochi.cli.show import show
 from mochi.cli.sweep import sweep
 from mochi.cli.weights import weights
 from mochi.core.events import CancelToken
 
-VIDEOS, MODELS = "Videos", "Models and machine"
+VIDEOS, MODELS, SERVER = "Videos", "Models and machine", "Server"
 
 app = typer.Typer(
     name="mochi",
@@ -38,6 +39,8 @@ app.command("eval", rich_help_panel=MODELS)(evaluate)
 app.command(rich_help_panel=MODELS)(train_nano)
 app.add_typer(weights, name="weights", rich_help_panel=MODELS)
 app.add_typer(lora, name="lora", rich_help_panel=MODELS)
+app.command(rich_help_panel=SERVER)(serve)
+app.add_typer(token, name="token", rich_help_panel=SERVER)
 
 
 def _print_version(asked: bool) -> None:

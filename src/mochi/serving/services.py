@@ -13,7 +13,7 @@ from pathlib import Path
 
 import structlog
 
-from mochi.core.errors import OutputError, RequestError
+from mochi.core.errors import OutputError
 from mochi.serving.blobs import Blobs, open_blobs
 from mochi.serving.bus import EventBus, open_bus
 from mochi.serving.housekeeping import Housekeeper
@@ -22,6 +22,7 @@ from mochi.serving.limiter import Limiter
 from mochi.serving.links import Links
 from mochi.serving.metrics import Metrics
 from mochi.serving.offers import Offers
+from mochi.serving.opening import database_url, make_folder, open_database
 from mochi.serving.runner.process import ProcessRunner
 from mochi.serving.runner.protocol import ModelEntry, Runner
 from mochi.serving.safety import Safety
@@ -30,7 +31,6 @@ from mochi.serving.store.audit import Audit
 from mochi.serving.store.catalog import Catalog
 from mochi.serving.store.database import Database, DatabaseError
 from mochi.serving.store.files import Files
-from mochi.serving.store.migrations import upgrade
 from mochi.serving.store.outbox import Outbox
 from mochi.serving.store.queue import SqlStore
 from mochi.serving.store.runtimes import Runtimes
@@ -204,25 +204,12 @@ def _ended(job: Job, metrics: Metrics, audit: Audit) -> None:
         audit.add(job.account, job.status, job.id, seconds=job.metrics.get("predict_time"))
 
 
-def database_url(settings: ServeSettings) -> str:
-    """The PostgreSQL of the settings, or SQLite in the data folder."""
-    return settings.database or f"sqlite:///{settings.data / 'mochi.db'}"
-
-
-def open_database(settings: ServeSettings) -> Database:
-    """The database with all tables, up to date; raises as `open_services`."""
-    _make(settings.data)
-    database = Database.open(database_url(settings))
-    upgrade(database)
-    return database
-
-
 def _take_folder(folder: Path) -> tuple[int, str]:
     """Lock the data folder for this process; returns the lock and the folder's own name.
 
     The lock is the system's: it goes when the process does, however it dies.
     """
-    _make(folder)
+    make_folder(folder)
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -234,12 +221,3 @@ def _take_folder(folder: Path) -> tuple[int, str]:
         name = secrets.token_hex(8)
         os.write(lock, name.encode())
     return lock, name
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with suppress(OSError):
-            folder.chmod(0o700)
-    except OSError as error:
-        raise RequestError("data", str(folder), f"cannot be made: {error.strerror}") from error

@@ -84,6 +84,8 @@ class Worker:
         """Claim nothing more; the running job may end by then, or is handed back."""
         self._stopping.set()
         self._wake.set()
+        if self._thread.ident is None:
+            return  # never started
         self._thread.join(patience_seconds)
         if self._thread.is_alive() and (run := self._run) is not None:
             run.hand_back()

@@ -37,6 +37,7 @@ from mochi.core.events import (
 )
 
 if TYPE_CHECKING:
+    from mochi.memory.plan import Room
     from mochi.pipeline.pipeline import Pipeline
 
 SECONDS_BETWEEN_PREVIEWS = 0.5
@@ -96,13 +97,13 @@ class Models:
         self._entries = {entry["name"]: entry for entry in hello["models"]}
         self._device = hello["device"]
         self._warm: tuple[str, Pipeline] | None = None
-        self._free_bytes = 0  # before anything is loaded
+        self._room: Room | None = None  # before anything is loaded
         self._asked: dict[str, Pipeline] = {}
 
     def describe(self) -> list[dict[str, Any]]:
         """What is known of each model without reading its weights."""
         found = [self._describe(name) for name in self._entries]
-        self._free_bytes = self._for_questions(found[0]["name"]).budget.available
+        self._room = self._for_questions(found[0]["name"]).budget.room
         return found
 
     def _describe(self, name: str) -> dict[str, Any]:
@@ -132,10 +133,13 @@ class Models:
     def memory(self, model: str, frames: int, height: int, width: int) -> dict[str, Any]:
         """What a video takes at its worst moment, weights included, and what there is."""
         from mochi.core.sizes import VideoSize
+        from mochi.pipeline.job import Job
 
-        pipe, size = self._for_questions(model), VideoSize(frames, height, width)
-        need = max(stage.total for stage in pipe.budget.needs(size))
-        return {"memory_bytes": need, "memory_available_bytes": self._free_bytes}
+        assert self._room is not None
+        job = Job(VideoSize(frames, height, width))
+        needs = self._for_questions(model).budget.chosen(job, self._room)
+        most = max(need.total for need in needs)
+        return {"memory_bytes": most, "memory_available_bytes": self._room.device}
 
     def _for_questions(self, name: str) -> Pipeline:
         if name not in self._asked:
