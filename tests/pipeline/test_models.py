@@ -69,11 +69,20 @@ def test_an_unknown_hub_name_is_asked_for_and_the_answer_is_one_line(
         find_model("models/x", cache)
 
 
+class Plan:
+    """As much of a plan as a listener looks at."""
+
+    absent = ("text_encoder",)
+
+    def __str__(self) -> str:
+        return "1 file, licence apache-2.0"
+
+
 def test_a_download_tells_its_plan_and_its_progress(
     cache: Hub, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def deliver(name: str, **options) -> Path:  # type: ignore[no-untyped-def]
-        options["on_plan"]("1 file, licence apache-2.0")
+        options["on_plan"](Plan())
         for done in range(1001):
             options["on_progress"](weights_hub.DownloadProgress("dit.safetensors", done, 1000))
         return tiny_model
@@ -83,7 +92,8 @@ def test_a_download_tells_its_plan_and_its_progress(
     assert find_model("other/model", cache, heard.append).folder == tiny_model
     messages = [event.message for event in heard if isinstance(event, Notice)]
     assert "licence apache-2.0" in messages[0]
-    assert messages[-1].endswith("100 %")
+    assert messages[-2].endswith("100 %")
+    assert messages[-1].startswith("other/model: dit in dit.safetensors (original, float32)")
     assert len(messages) < 30
 
 
@@ -91,7 +101,7 @@ def test_a_folder_without_a_model_says_what_was_looked_for(tmp_path: Path) -> No
     with pytest.raises(WeightsError, match=r"dit\.safetensors"):
         find_model(str(tmp_path))
     (tmp_path / "file").write_text("")
-    with pytest.raises(WeightsError, match="file, not a folder"):
+    with pytest.raises(WeightsError, match="file: is empty"):
         find_model(str(tmp_path / "file"))
 
 

@@ -76,7 +76,8 @@ def test_the_folder_is_found(folder: Path):
     assert files.layout == "diffusers"
     assert len(files.dit) > 1
     assert all("bf16" not in path.name for path in files.dit)
-    assert files.decoder == files.encoder == folder / "vae" / "diffusion_pytorch_model.safetensors"
+    vae = (folder / "vae" / "diffusion_pytorch_model.safetensors",)
+    assert files.part("decoder") == files.part("encoder") == vae
     variant = ModelFiles.find(folder, variant="bf16")
     assert all(".bf16-0" in path.name for path in variant.dit)
     assert len(variant.dit) == len(files.dit)

@@ -52,7 +52,7 @@ class StoredWeight:
     @property
     def is_small(self) -> bool:
         """Whether this takes less memory than floats that a network can compute with."""
-        return self.codec is not None or self.data.dtype in FLOAT8
+        return is_small_kind(self.kind)
 
     @property
     def raw(self) -> Mapping[str, Tensor]:
@@ -105,6 +105,11 @@ class StoredWeight:
             return numbers
         scale = self.scale.float()
         return numbers * (scale if scale.numel() == 1 else scale[rows])
+
+
+def is_small_kind(kind: str) -> bool:
+    """Whether a kind of `StoredWeight` is float8 or blocks."""
+    return kind in CODECS or kind.startswith(("float8", "fp8"))
 
 
 def _float8_to_float(data: Tensor) -> Tensor:

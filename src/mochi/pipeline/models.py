@@ -1,69 +1,81 @@
-"""Names of models to their files: the one in the package, folders, the hub."""
+"""Names of models to their files: the one in the package, folders, files, the hub."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import mochi
 from mochi.core.errors import DownloadError, RequestError, WeightsError
 from mochi.core.events import Notice, OnEvent, ignore
-from mochi.weights.folder import ModelFiles
+from mochi.pipeline.given import PartNames, find_given, find_tokenizer
+from mochi.pipeline.places import (
+    NANO,
+    Hub,
+    HubName,
+    fetch_file,
+    fetch_parts,
+    hub_name,
+    local_path,
+    nano_folder,
+    told,
+)
+from mochi.weights.folder import Given, ModelFiles
+from mochi.weights.hub_files import PARTS, ModelPart
 
-if TYPE_CHECKING:
-    from mochi.weights.hub import DownloadProgress
+__all__ = ["NANO", "Hub", "find_lora", "find_model", "nano_folder", "present_models"]
 
-NANO = "nano"
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
-_NOTICES = 20
 _ENDINGS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
 
-@dataclass(frozen=True)
-class Hub:
-    """Where models that are not here come from; None takes what Hugging Face programs take.
+def find_model(
+    model: str | None,
+    hub: Hub | None = None,
+    on_event: OnEvent = ignore,
+    parts: PartNames | None = None,
+) -> ModelFiles:
+    """The files of a model, fetched if need be, and the line that says what they are.
 
-    Attributes:
-        endpoint: address of the hub.
-        revision: branch, tag or commit.
-        token: for private repositories.
-        cache: folder of the cache.
-    """
-
-    endpoint: str | None = None
-    revision: str | None = None
-    token: str | None = None
-    cache: Path | None = None
-
-
-def nano_folder() -> Path:
-    """Where the small trained model lies inside the package."""
-    return Path(mochi.__file__).parent / NANO
-
-
-def find_model(model: str, hub: Hub | None = None, on_event: OnEvent = ignore) -> ModelFiles:
-    """The files of `nano`, of a folder, or of a model on the hub, which is fetched if need be.
+    Args:
+        model: `nano`, a folder, a file, or a name on the hub; None is `nano`, or where the
+            transformer is named, what lies beside that.
+        hub: where to fetch from.
+        on_event: told about a download, and what was found.
+        parts: what to take from elsewhere.
 
     Raises:
         RequestError: there is no such model; lists those there are.
-        WeightsError: the folder holds no whole model.
+        WeightsError: the folder or file holds no whole model, or not a clear one.
         DownloadError: the hub does not deliver.
     """
-    if model == NANO:
-        return ModelFiles.find(nano_folder())
-    folder = Path(model).expanduser()
-    if folder.exists():
-        return ModelFiles.find(folder)
-    hub = hub or Hub()
-    if not _HUB_NAME.fullmatch(model) or model.startswith("."):
+    hub, parts = hub or Hub(), parts or PartNames()
+    given = find_given(parts, hub, on_event)
+    tokenizer = find_tokenizer(parts.tokenizer, hub, on_event)
+    if model is None and "dit" in given:
+        files = ModelFiles.find(given["dit"][0].parent, None, given, tokenizer)
+    else:
+        files = _of_model(NANO if model is None else model, hub, on_event, given, tokenizer)
+    if files.folder != nano_folder() or given:
+        on_event(Notice(f"{model or parts.dit or NANO}: {files.description}"))
+    return files
+
+
+def _of_model(
+    model: str, hub: Hub, on_event: OnEvent, given: Given, tokenizer: Path | None
+) -> ModelFiles:
+    place = local_path("model", model)
+    if place is not None:
+        return ModelFiles.find(place, None, given, tokenizer)
+    wanted = hub_name(model)
+    if wanted is None:
         present = ", ".join(dict.fromkeys([NANO, *present_models(hub)]))
         raise RequestError(
-            "model", model, "is neither a folder nor a name on the hub (owner/name)", present
+            "model",
+            model,
+            "is no file, and neither a folder nor a name on the hub (owner/name)",
+            present,
         )
-    return _in_cache(model, hub) or _fetched(model, hub, on_event)
+    cached = _in_cache(wanted, hub, given, tokenizer)
+    return cached or _fetched(wanted, hub, on_event, given, tokenizer)
 
 
 def present_models(hub: Hub | None = None) -> dict[str, ModelFiles]:
@@ -95,7 +107,7 @@ def find_lora(given: str, hub: Hub | None = None, on_event: OnEvent = ignore) ->
     if wanted is None:
         raise RequestError("lora", given, "is no file, no folder and no name on the hub")
     try:
-        return fetch_lora(*wanted, **_told(given, hub or Hub(), on_event)), given
+        return fetch_lora(*wanted, **told(given, hub or Hub(), on_event)), given
     except DownloadError as error:
         raise DownloadError(f"{given} is no file here, and the hub says: {error}") from error
 
@@ -107,48 +119,41 @@ def _present(hub: Hub) -> Iterator[tuple[str, ModelFiles]]:
 
     for folder in sorted(Path(hub.cache or HF_HUB_CACHE).glob("models--*--*")):
         name = folder.name.removeprefix("models--").replace("--", "/", 1)
-        files = _in_cache(name, hub)
+        files = _in_cache(HubName(name, None), hub)
         if files is not None:
             yield name, files
 
 
-def _in_cache(name: str, hub: Hub) -> ModelFiles | None:
+def _in_cache(
+    wanted: HubName, hub: Hub, given: Given | None = None, tokenizer: Path | None = None
+) -> ModelFiles | None:
     """A whole model in the cache; None where it is absent, partial or something else."""
     from mochi.weights.hub import find_cached
 
-    folder = find_cached(name, hub.revision, hub.cache)
+    folder = find_cached(wanted.repo, hub.revision, hub.cache)
     try:
-        return None if folder is None else ModelFiles.find(folder)
+        if folder is None:
+            return None
+        return ModelFiles.find(folder / (wanted.file or ""), None, given, tokenizer)
     except WeightsError:
         return None
 
 
-def _fetched(name: str, hub: Hub, on_event: OnEvent) -> ModelFiles:
-    from mochi.weights.hub import download
-
+def _fetched(
+    wanted: HubName, hub: Hub, on_event: OnEvent, given: Given, tokenizer: Path | None
+) -> ModelFiles:
     try:
-        folder = download(name, **_told(name, hub, on_event))
+        if wanted.file is not None:
+            place = fetch_file(wanted, hub, on_event)
+        else:
+            absent = {"t5": "text_encoder"}
+            named = {absent.get(part, part) for part in given} | (
+                {"tokenizer"} if tokenizer else set()
+            )
+            parts: list[ModelPart] = [part for part in PARTS if part not in named]
+            needed: list[ModelPart] = [p for p in parts if p in ("dit", "decoder")]
+            place = fetch_parts(wanted.repo, parts, needed, hub, on_event)
     except DownloadError as error:
+        name = wanted.repo
         raise DownloadError(f"{name} is no folder here, and the hub says: {error}") from error
-    return ModelFiles.find(folder)
-
-
-def _told(name: str, hub: Hub, on_event: OnEvent) -> dict[str, Any]:
-    """Options of a download: from where, and with its plan and its progress as events."""
-    told = 0
-
-    def tell(progress: DownloadProgress) -> None:
-        nonlocal told
-        part = _NOTICES * progress.done_bytes // max(1, progress.total_bytes)
-        if part > told:
-            told = part
-            on_event(Notice(f"downloading {name}: {100 * part // _NOTICES} %"))
-
-    return {
-        "endpoint": hub.endpoint,
-        "revision": hub.revision,
-        "token": hub.token,
-        "cache": hub.cache,
-        "on_plan": lambda plan: on_event(Notice(f"downloading {plan}")),
-        "on_progress": tell,
-    }
+    return ModelFiles.find(place, None, given, tokenizer)

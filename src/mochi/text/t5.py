@@ -7,16 +7,18 @@ which fills what a file lacks with random numbers and only warns.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from mochi.core.config import T5Size
 from mochi.core.errors import RequestError, WeightsError
+from mochi.model.stored import StoredEmbedding, StoredLinear, StoredWeight
 
 if TYPE_CHECKING:
     from transformers import T5Config, T5EncoderModel
@@ -38,9 +40,15 @@ def build_t5(size: T5Size, dropout: float = 0.0) -> T5EncoderModel:
 
     `save_pretrained(folder)` of the result writes what `load_t5` reads.
     """
-    from transformers import T5Config, T5EncoderModel
+    from transformers import T5EncoderModel
 
-    config = T5Config(
+    return T5EncoderModel(_sized(size, dropout))
+
+
+def _sized(size: T5Size, dropout: float = 0.0) -> T5Config:
+    from transformers import T5Config
+
+    return T5Config(
         vocab_size=size.vocabulary,
         d_model=size.width,
         d_ff=size.feed_forward,
@@ -51,18 +59,46 @@ def build_t5(size: T5Size, dropout: float = 0.0) -> T5EncoderModel:
         dropout_rate=dropout,
         tie_word_embeddings=False,
     )
-    return T5EncoderModel(config)
+
+
+class T5Weights(Protocol):
+    """Where the weights of an encoder come from; names as in Hugging Face's.
+
+    Attributes:
+        label: the file or folder, for messages.
+        config: a `config.json`; None for an encoder of `size`, as all T5 v1.1 are otherwise.
+        size: sizes, where there is no config.
+        names: of all tensors that belong to the encoder.
+    """
+
+    label: str
+    config: Path | None
+    size: T5Size | None
+    names: Collection[str]
+
+    def read(self, name: str) -> StoredWeight:
+        """One tensor."""
+        ...
 
 
 def load_t5(
-    folder: str | Path,
+    source: str | Path | T5Weights,
     dtype: torch.dtype | None = torch.float32,
     device: torch.device | str = "cpu",
+    *,
+    dequantize: bool = False,
 ) -> T5EncoderModel:
-    """The T5 encoder in a Hugging Face folder: `config.json` and one or more safetensors files.
+    """The T5 encoder in a Hugging Face folder, or out of weights that somebody reads.
 
     Weights are memory-mapped and moved or converted one at a time; with None for `dtype` they stay
     as they are stored, to be converted by whoever uses them.
+
+    Args:
+        source: a folder with `config.json` and safetensors files; or weights in whatever form.
+        dtype: what it computes in.
+        device: where.
+        dequantize: decode quantised weights now; otherwise they stay small, and are decoded
+            whenever a layer computes. Both give the same numbers.
 
     Raises:
         RequestError: `dtype` is neither float32 nor bfloat16.
@@ -70,34 +106,64 @@ def load_t5(
     """
     if dtype not in (None, *DTYPES):
         raise RequestError("dtype", dtype, "cannot run T5 (float16 overflows)", DTYPES)
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise WeightsError(f"no text encoder here; {HOW_TO_GET}", folder)
+    weights = FolderWeights(Path(source)) if isinstance(source, (str, Path)) else source
     from transformers import T5EncoderModel
 
-    config = _config(folder)
     with torch.device("meta"):
-        model = T5EncoderModel(config)
-    weights = {
-        name: tensor.to(device=device, dtype=dtype) for name, tensor in _tensors(folder, model)
-    }
-    if EMBEDDING in weights:
-        weights[EMBEDDING_ALIAS] = weights[EMBEDDING]
-    _check_complete(folder, model, weights)
-    model.load_state_dict(weights, assign=True)
-    model.tie_weights()
+        model = T5EncoderModel(_config_of(weights))
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    expected.pop(EMBEDDING_ALIAS, None)
+    _check_complete(weights, expected)
+    state = {}
+    for name, shape in expected.items():
+        weight = weights.read(name)
+        _check_fits(weights.label, name, weight, shape)
+        small = weight.is_small and not dequantize
+        if not (small and keep_small(model, name, weight, device, dtype or torch.float32)):
+            state[name] = weight.dense().to(device=device, dtype=dtype)
+    if EMBEDDING in state:
+        state[EMBEDDING_ALIAS] = state[EMBEDDING]
+    model.load_state_dict(state, strict=False, assign=True)
+    if EMBEDDING in state:
+        model.tie_weights()
     return model.eval().requires_grad_(False)
 
 
-def _config(folder: Path) -> T5Config:
+def keep_small(
+    model: T5EncoderModel,
+    name: str,
+    weight: StoredWeight,
+    device: torch.device | str,
+    dtype: torch.dtype,
+) -> bool:
+    """Put a layer that computes from the stored weight in the place of a dense one, if one may."""
+    moved = weight.moved(lambda tensor: tensor.to(device))
+    if name == EMBEDDING:
+        model.shared = model.encoder.embed_tokens = StoredEmbedding(moved, dtype)
+        return True
+    path = name.rpartition(".")[0]
+    if not isinstance(model.get_submodule(path), nn.Linear):
+        return False
+    model.set_submodule(path, StoredLinear(moved, None, dtype))
+    return True
+
+
+def _config_of(weights: T5Weights) -> T5Config:
+    if weights.config is not None:
+        return _config(weights.config)
+    assert weights.size is not None
+    return _sized(weights.size)
+
+
+def _config(path: Path) -> T5Config:
     from transformers import T5Config
 
-    path = folder / "config.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise WeightsError(f"no text encoder here (no config.json); {HOW_TO_GET}", folder) from None
-    except (OSError, ValueError) as error:
+        where = path.parent
+        raise WeightsError(f"no text encoder here (no config.json); {HOW_TO_GET}", where) from None
+    except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(f"cannot be read as a T5 config: {error}", path) from error
     kind = content.get("model_type") if isinstance(content, dict) else None
     if kind != "t5":
@@ -109,21 +175,62 @@ def _config(folder: Path) -> T5Config:
         raise WeightsError(f"cannot be read as a T5 config: {reason}", path) from error
 
 
-def _tensors(folder: Path, model: T5EncoderModel) -> Iterator[tuple[str, Tensor]]:
-    """The encoder's weights in the files of a folder, their names and shapes checked."""
-    expected = {name: parameter.shape for name, parameter in model.state_dict().items()}
-    for path in weight_files(folder):
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118 (no mapping, it has nothing else to iterate)
-                    if name.startswith(FOREIGN_PREFIXES):
-                        continue
-                    tensor = file.get_tensor(name)
-                    name = EMBEDDING if name == EMBEDDING_ALIAS else name
-                    _check_known(path, name, tensor, expected)
-                    yield name, tensor
-        except (OSError, SafetensorError) as error:
-            raise WeightsError(f"cannot be read as safetensors: {error}", path) from error
+def _check_complete(weights: T5Weights, expected: Mapping[str, Any]) -> None:
+    missing = sorted(set(expected) - set(weights.names))
+    if missing:
+        shown = ", ".join(missing[:_NAMES_SHOWN]) + (", ..." if missing[_NAMES_SHOWN:] else "")
+        raise WeightsError(f"{len(missing)} weights are missing: {shown}", weights.label)
+    foreign = sorted(set(weights.names) - set(expected))
+    if foreign:
+        raise WeightsError(
+            f"holds {foreign[0]}, which no T5 encoder of its config has", weights.label
+        )
+
+
+def _check_fits(label: str, name: str, weight: StoredWeight, shape: Any) -> None:
+    if weight.shape != tuple(shape):
+        shapes = f"{weight.shape}, where its config wants {tuple(shape)}"
+        raise WeightsError(f"{name} has the shape {shapes}", label)
+    if not (weight.is_small or weight.data.is_floating_point()):
+        raise WeightsError(f"{name} holds {weight.kind}, not floating point", label)
+
+
+class FolderWeights:
+    """The safetensors files of a Hugging Face folder."""
+
+    size = None
+
+    def __init__(self, folder: Path):
+        if not folder.is_dir():
+            raise WeightsError(f"no text encoder here; {HOW_TO_GET}", folder)
+        self.label = str(folder)
+        self.config = folder / "config.json"
+        if not self.config.is_file():
+            raise WeightsError(f"no text encoder here (no config.json); {HOW_TO_GET}", folder)
+        self._files = {name: path for path in weight_files(folder) for name in _names_in(path)}
+        self.names = {EMBEDDING if name == EMBEDDING_ALIAS else name for name in self._files}
+
+    def read(self, name: str) -> StoredWeight:
+        """One tensor, mapped."""
+        stored = name if name in self._files else EMBEDDING_ALIAS
+        with _opened(self._files[stored]) as file:
+            tensor: Tensor = file.get_tensor(stored)
+        kind = str(tensor.dtype).removeprefix("torch.")
+        return StoredWeight(kind, tuple(tensor.shape), tensor)
+
+
+def _names_in(path: Path) -> list[str]:
+    with _opened(path) as file:
+        return [name for name in file.keys() if not name.startswith(FOREIGN_PREFIXES)]  # noqa: SIM118 (no mapping)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            yield file
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"cannot be read as safetensors: {error}", path) from error
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -150,20 +257,3 @@ def _pieces(index: Path) -> list[Path]:
         return [index.parent / Path(name).name for name in sorted(names)]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"cannot be read as an index of weights: {error}", index) from error
-
-
-def _check_known(path: Path, name: str, tensor: Tensor, expected: dict[str, Any]) -> None:
-    if name not in expected:
-        raise WeightsError(f"holds {name}, which no T5 encoder of its config has", path)
-    if tensor.shape != expected[name]:
-        shapes = f"{tuple(tensor.shape)}, where its config wants {tuple(expected[name])}"
-        raise WeightsError(f"{name} has the shape {shapes}", path)
-    if not tensor.is_floating_point():
-        raise WeightsError(f"{name} holds {tensor.dtype}, not floating point", path)
-
-
-def _check_complete(folder: Path, model: T5EncoderModel, weights: dict[str, Tensor]) -> None:
-    missing = sorted(set(model.state_dict()) - set(weights))
-    if missing:
-        shown = ", ".join(missing[:_NAMES_SHOWN]) + (", ..." if missing[_NAMES_SHOWN:] else "")
-        raise WeightsError(f"{len(missing)} weights are missing: {shown}", folder)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from mochi.core.errors import WeightsError
+from mochi.model.stored import is_small_kind
 from mochi.weights.containers import Contents
 from mochi.weights.layouts import TABLES
 from mochi.weights.markings import NEW, OLD, fold, refuse_unscaled, unscaled
@@ -126,6 +127,11 @@ class PartView:
         self.report.raise_if_bad(ARTICLES[self.part], self.label)
         if "fp8_scaled" in self.kinds.values():
             refuse_unscaled(unscaled(self.tensors), self.label)
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether some of it is float8 or ggml blocks."""
+        return any(is_small_kind(kind) for kind in self.kinds.values())
 
     @property
     def nbytes(self) -> int:

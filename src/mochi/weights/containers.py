@@ -84,6 +84,24 @@ def container_of(path: Path) -> Container:
     return "PyTorch" if first.startswith(ZIP) or is_pickle else "safetensors"
 
 
+def claims_tensors(path: Path) -> bool:
+    """Whether a file looks like one of tensors that is quickly opened, by its first bytes.
+
+    Old PyTorch files, which have to be read as a whole, are left out; so is what cannot be read.
+    """
+    try:
+        if not path.is_file():
+            return False
+        with open_regular(path) as file:
+            first = file.read(9)
+    except (OSError, WeightsError):
+        return False
+    if first.startswith((MAGIC, ZIP)):
+        return True
+    header_bytes = int.from_bytes(first[:8], "little")
+    return first[8:] == b"{" and 2 <= header_bytes <= MAX_HEADER_BYTES
+
+
 def _open_one(path: Path) -> Contents:
     container = container_of(path)
     if container == "GGUF":

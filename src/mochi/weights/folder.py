@@ -1,28 +1,30 @@
-"""Which files make a model: a folder of original files, or a diffusers folder."""
+"""Which files make a model: whatever is in a folder, a file, or named part by part."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from mochi.core.errors import WeightsError
-from mochi.weights.checkpoint import Checkpoint, PartView, Source
+from mochi.weights.candidates import Found, look
+from mochi.weights.checkpoint import PARTS, Checkpoint, PartView, Source, source_files
+from mochi.weights.choice import choose_parts, only
 from mochi.weights.header import MAX_HEADER_BYTES
 from mochi.weights.names import Part
-from mochi.weights.shards import shards
+from mochi.weights.networks import ARTICLES
 from mochi.weights.tensors import StrPath
-from mochi.weights.variants import WeightName, choose, parse
 
-Layout = Literal["original", "diffusers"]
+Given = Mapping[Part, tuple[Path, ...]]
+"""Files that were named for parts; nothing else is looked for there."""
 
 CARD = "mochi.json"
-_ORIGINAL = {"dit": "dit.safetensors", "decoder": "decoder.safetensors"}
-_ENCODER = "encoder.safetensors"
-_STEM, _TEXT_STEM = "diffusion_pytorch_model", "model"
+VOCABULARIES = ("tokenizer.json", "spiece.model")
+_DIFFUSERS = ("transformer", "vae")
+_COMFY = ("diffusion_models", "unet", "vae", "text_encoders", "clip", "checkpoints", "all_in_one")
+_REPACKAGED = "split_files"
 _SAMPLES = 64
 _SAMPLE_BYTES = 64 * 1024
 
@@ -33,113 +35,138 @@ class ModelFiles:
 
     Attributes:
         folder: where it was found.
-        layout: how it is laid out.
-        dit: the file of the transformer, or its shards in order.
-        decoder: the file that holds the VAE's decoder.
-        encoder: the file that holds the VAE's encoder (the decoder's, in a diffusers folder).
-        text_encoder: the folder of the T5 encoder.
-        tokenizer: the folder of its tokenizer.
+        layout: whose names the transformer's tensors have: `original`, `diffusers`.
+        description: the layout in one line: what is where, and stored how.
+        parts: files of each network, shards in order. The decoder and the encoder may share one,
+            and so may all.
+        tokenizer: the folder of the tokenizer, if it was found.
         card: `mochi.json`, the model's own defaults.
+        t5_config: `config.json` of the text encoder; None has its sizes read off the shapes.
+        problems: why files that look like weights could not be used.
     """
 
     folder: Path
-    layout: Layout
-    dit: tuple[Path, ...]
-    decoder: Path
-    encoder: Path | None
-    text_encoder: Path | None
-    tokenizer: Path | None
-    card: Path | None
+    layout: str
+    description: str
+    parts: Given
+    tokenizer: Path | None = None
+    card: Path | None = None
+    t5_config: Path | None = None
+    problems: tuple[str, ...] = ()
 
     @classmethod
-    def find(cls, folder: StrPath, variant: str | None = None) -> ModelFiles:
-        """Look through a folder. Where it holds both layouts, the original files are taken.
+    def find(
+        cls,
+        place: StrPath,
+        variant: str | None = None,
+        given: Given | None = None,
+        tokenizer: Path | None = None,
+    ) -> ModelFiles:
+        """Look through a folder, or start from a file.
+
+        Of two complete models, the one with the published names is taken. What a file lacks is
+        looked for beside it.
 
         Args:
-            folder: the model's folder.
-            variant: of a diffusers folder, such as `bf16`; None takes the plain files, or the
-                only variant there is.
+            place: a folder with original, diffusers or ComfyUI files, or one file.
+            variant: of files that are there in several precisions, such as `bf16`; None takes the
+                plain ones, or the only ones there are.
+            given: files of parts that were named, which are not looked for.
+            tokenizer: its folder, where that was named.
 
         Raises:
-            WeightsError: no folder, no model in it, or shards missing; says what was looked for.
+            WeightsError: nothing there, no model in it, two candidates for a part, layouts that do
+                not mix, or shards missing; says what to name.
         """
-        root = _existing_folder(folder)
-        if all((root / name).is_file() for name in _ORIGINAL.values()):
-            return cls._original(root)
-        if (root / "transformer").is_dir() and (root / "vae").is_dir():
-            return cls._diffusers(root, variant)
-        raise WeightsError(
-            f"holds no model: looked for {' and '.join(_ORIGINAL.values())}, or for the folders "
-            f"transformer and vae; found {_contents(root)}",
-            root,
-        )
-
-    @classmethod
-    def _original(cls, root: Path) -> ModelFiles:
+        root = Path(place)
+        known = dict(given or {})
+        if _is_folder(root):
+            opened = _open_given(known)
+        else:
+            checkpoint = Checkpoint.open(root)
+            _refuse_nothing(checkpoint)
+            paths = tuple(source_files(root))
+            known = dict.fromkeys(checkpoint.parts, paths) | known
+            opened = {paths: checkpoint} | _open_given(known)
+            root = root.parent
+        choice = choose_parts(root, *_looked_through(root, variant), known, opened)
+        text = choice.paths.get("t5", ())
         return cls(
             folder=root,
-            layout="original",
-            dit=(root / _ORIGINAL["dit"],),
-            decoder=root / _ORIGINAL["decoder"],
-            encoder=_if_file(root / _ENCODER),
-            **_companions(root),
+            layout=choice.layout,
+            description=choice.description,
+            parts=choice.paths,
+            tokenizer=tokenizer or _tokenizer(root, text),
+            card=_if_file(root / CARD),
+            t5_config=_if_file(text[0].parent / "config.json") if text else None,
+            problems=choice.problems,
         )
 
-    @classmethod
-    def _diffusers(cls, root: Path, variant: str | None) -> ModelFiles:
-        vae = component_files(root / "vae", variant, fall_back=True)
-        if len(vae) != 1:
-            raise WeightsError(f"is in {len(vae)} shards; one file was expected", root / "vae")
-        return cls(
-            folder=root,
-            layout="diffusers",
-            dit=component_files(root / "transformer", variant),
-            decoder=vae[0],
-            encoder=vae[0],
-            **_companions(root),
-        )
+    @property
+    def dit(self) -> tuple[Path, ...]:
+        """The transformer's files."""
+        return self.parts["dit"]
+
+    @property
+    def encoder(self) -> Path | None:
+        """The file with the VAE's encoder."""
+        return next(iter(self.parts.get("encoder", ())), None)
+
+    @property
+    def text_encoder(self) -> Path | None:
+        """The folder of the text encoder where it has a config of its own, else its file."""
+        if self.t5_config is not None:
+            return self.t5_config.parent
+        return next(iter(self.parts.get("t5", ())), None)
 
     def part(self, part: Part) -> tuple[Path, ...]:
         """The files of one network.
 
         Raises:
-            WeightsError: the folder has none (only the encoder may be absent).
+            WeightsError: the model has none (the encoder and T5 may be absent).
         """
-        if part == "dit":
-            return self.dit
-        if part == "t5":
-            return component_files(self.text_parts()[0], stem=_TEXT_STEM)
-        file = self.decoder if part == "decoder" else self.encoder
-        if file is None:
-            raise WeightsError(f"holds no {_ENCODER}, which this needs", self.folder)
-        return (file,)
+        if part in self.parts:
+            return self.parts[part]
+        if self.problems:
+            raise WeightsError(self.problems[0])
+        option = {"t5": "--text-encoder", "dit": "--dit"}.get(part, "--vae")
+        where = " (in text_encoder or beside the others)" if part == "t5" else ""
+        raise WeightsError(
+            f"holds no file with {ARTICLES[part]}{where}, which this needs; name one with "
+            f"{option}, or fetch one with `mochi weights download`",
+            self.folder,
+        )
 
-    def text_parts(self) -> tuple[Path, Path]:
-        """The folders of the text encoder and of its tokenizer.
+    def tokenizer_folder(self) -> Path:
+        """The folder of the tokenizer.
 
         Raises:
-            WeightsError: one of them is missing; says where it belongs and how to get it.
+            WeightsError: it is missing; says where it belongs and how to get it.
         """
-        for name, found in (("text_encoder", self.text_encoder), ("tokenizer", self.tokenizer)):
-            if found is None:
-                raise WeightsError(
-                    f"holds no folder {name}; put a T5 v1.1 XXL {name.replace('_', ' ')} in the "
-                    "Hugging Face form there, or fetch it with `mochi weights download`",
-                    self.folder,
-                )
+        if self.tokenizer is None:
+            raise WeightsError(
+                "holds no folder tokenizer; name that of T5 v1.1 XXL with --tokenizer (a folder, "
+                "or google/t5-v1_1-xxl on the hub), or fetch one with `mochi weights download`",
+                self.folder,
+            )
+        return self.tokenizer
+
+    def text_parts(self) -> tuple[Path, Path]:
+        """The text encoder's folder or file, and the folder of its tokenizer.
+
+        Raises:
+            WeightsError: one of them is missing; says how to get it.
+        """
+        self.part("t5")
         assert self.text_encoder is not None
-        assert self.tokenizer is not None
-        return self.text_encoder, self.tokenizer
+        return self.text_encoder, self.tokenizer_folder()
 
     def weight_files(self) -> tuple[Path, ...]:
         """Every file that decides what the model makes, each once, in a fixed order."""
-        files = [*self.dit, self.decoder]
-        if self.encoder is not None and self.encoder != self.decoder:
-            files.append(self.encoder)
-        for folder, pattern in ((self.text_encoder, "*.safetensors"), (self.tokenizer, "*")):
-            if folder is not None:
-                files += sorted(p for p in folder.glob(pattern) if p.is_file())
-        return tuple(files)
+        files = [path for part in PARTS for path in self.parts.get(part, ())]
+        if self.tokenizer is not None:
+            files += sorted(path for path in self.tokenizer.glob("*") if path.is_file())
+        return tuple(dict.fromkeys(files))
 
     def fingerprint(self) -> str:
         """A hash that tells models apart: 64 hex digits, the same wherever the folder lies.
@@ -149,103 +176,109 @@ class ModelFiles:
         """
         digest = hashlib.sha256()
         for path in self.weight_files():
-            digest.update(path.relative_to(self.folder).as_posix().encode() + b"\0")
+            inside = path.is_relative_to(self.folder)
+            name = path.relative_to(self.folder).as_posix() if inside else path.name
+            digest.update(name.encode() + b"\0")
             for piece in _samples(path):
                 digest.update(piece)
         return digest.hexdigest()
 
 
 def open_part(part: Part, source: Source) -> PartView:
-    """One part of a checkpoint or of a model folder.
+    """One part of a checkpoint or of a model folder, of which the rest need not be there.
 
     Raises:
         WeightsError: a file cannot be used at all, or nothing in it looks like this part.
     """
-    return Checkpoint.open(_part_files(part, source)).part(part)
+    if not isinstance(source, (str, os.PathLike)) and not source:
+        raise WeightsError(f"no files were given for the {part}")
+    if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
+        return Checkpoint.open(part_files(part, source)).part(part)
+    return Checkpoint.open(source).part(part)
 
 
-def component_files(
-    folder: StrPath, variant: str | None = None, *, fall_back: bool = False, stem: str = _STEM
-) -> tuple[Path, ...]:
-    """The weights in a component of a diffusers folder, such as `vae/`: one file, or its shards.
-
-    Args:
-        folder: the component's folder.
-        variant: as in `ModelFiles.find`.
-        fall_back: take the plain files where the variant is absent.
-        stem: how their names begin; that of the text encoder is `model`.
+def part_files(part: Part, place: StrPath) -> tuple[Path, ...]:
+    """The files of one part, in a file or in a folder that need not hold a whole model.
 
     Raises:
-        WeightsError: no weights, not in this variant, or a shard is missing.
+        WeightsError: it is not there, or more than once.
     """
-    root = _existing_folder(folder)
-    names = _weight_names(root, stem)
-    chosen = choose(names, variant, fall_back=fall_back)
-    fitting = [name for name, known in names.items() if known.variant == chosen]
-    whole = [name for name in fitting if not (names[name].is_index or names[name].is_shard)]
-    index = [name for name in fitting if names[name].is_index]
-    if whole:
-        return (root / whole[0],)
-    if index:
-        return shards(root / index[0])
-    wanted = f"{stem}{'.' + variant if variant else ''}.safetensors"
-    raise WeightsError(f"holds no {wanted} or index of its shards; found {_contents(root)}", root)
+    root = Path(place)
+    if not _is_folder(root):
+        checkpoint = Checkpoint.open(root)
+        checkpoint.part(part)
+        return checkpoint.contents.paths
+    here, below, text = _looked_through(root, None)
+    for found in (here, text if part == "t5" else below, below):
+        if found.has(part):
+            return only(root, part, found.candidates[part]).paths
+    problems = here.errors + below.errors + text.errors
+    if problems:
+        raise problems[0]
+    raise WeightsError(f"holds no file with {ARTICLES[part]}", root)
 
 
-def is_component(folder: Path) -> bool:
-    """Whether a folder is itself a `transformer/` or `vae/` of a diffusers folder."""
-    return bool(_weight_names(folder))
+def everything(root: Path) -> Found:
+    """All parts of models that lie in a folder, and the files that should be some and are not."""
+    found = Found()
+    for place in _looked_through(root, None):
+        found.extend(place)
+    return found
 
 
 # ----------------------------------------------------------------------------------------- helpers
 
 
-def _part_files(part: Part, source: Source) -> Source:
-    if not isinstance(source, (str, os.PathLike)) or not Path(source).is_dir():
-        return source
-    path = Path(source)
-    if (path / f"{part}.safetensors").is_file():  # the other original files need not be here
-        return path / f"{part}.safetensors"
-    return component_files(path) if is_component(path) else ModelFiles.find(path).part(part)
+def _looked_through(root: Path, variant: str | None) -> tuple[Found, Found, Found]:
+    """What lies in a folder, in the folders that models keep inside it, and in `text_encoder`."""
+    places = [root / _REPACKAGED / name for name in _COMFY] + [root / name for name in _COMFY]
+    below = Found()
+    for place in dict.fromkeys([*places, *(root / name for name in _DIFFUSERS)]):
+        below.extend(look(place, root, variant))
+    return look(root, root, variant), below, look(root / "text_encoder", root, variant)
 
 
-def _weight_names(root: Path, stem: str = _STEM) -> dict[str, WeightName]:
-    known = {path.name: parse(path.name) for path in sorted(root.iterdir())}
-    return {name: found for name, found in known.items() if found and found.stem == stem}
+def _open_given(given: Given) -> dict[tuple[Path, ...], Checkpoint]:
+    opened: dict[tuple[Path, ...], Checkpoint] = {}
+    for part, paths in given.items():
+        if paths not in opened:
+            opened[paths] = Checkpoint.open(paths)
+        opened[paths].part(part)
+    return opened
 
 
-def _companions(root: Path) -> dict[str, Path | None]:
-    return {
-        "text_encoder": _if_folder(root / "text_encoder"),
-        "tokenizer": _if_folder(root / "tokenizer"),
-        "card": _if_file(root / CARD),
-    }
+def _refuse_nothing(checkpoint: Checkpoint) -> None:
+    if not checkpoint.parts:
+        checkpoint.part("dit")  # says what it is instead
+
+
+def _tokenizer(root: Path, text_encoder: tuple[Path, ...]) -> Path | None:
+    """The folder `tokenizer` of the model or beside the text encoder, or the latter's own."""
+    places = [root / "tokenizer"]
+    for path in text_encoder[:1]:
+        places += [path.parent / "tokenizer", path.parent.parent / "tokenizer", path.parent]
+    return next((place for place in places if is_tokenizer(place)), None)
+
+
+def is_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds a vocabulary."""
+    return any((folder / name).is_file() for name in VOCABULARIES)
 
 
 def _if_file(path: Path) -> Path | None:
     return path if path.is_file() else None
 
 
-def _if_folder(path: Path) -> Path | None:
-    return path if path.is_dir() else None
-
-
-def _existing_folder(folder: StrPath) -> Path:
-    path = Path(folder)
+def _is_folder(path: Path) -> bool:
     try:
-        if not path.is_dir():
-            raise WeightsError(
-                "is a file, not a folder" if path.exists() else "does not exist", path
-            )
-    except OSError as error:  # a loop of symbolic links, a name too long
-        raise WeightsError(f"cannot be read: {error.strerror or error}", path) from error
-    return path
-
-
-def _contents(root: Path) -> str:
-    names = sorted(p.name + ("/" if p.is_dir() else "") for p in root.iterdir())
-    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-    return shown or "nothing"
+        if path.stat() and path.is_dir():
+            return True
+    except FileNotFoundError:
+        raise WeightsError("does not exist", path) from None
+    except (OSError, ValueError) as error:  # a loop of links, a name too long or with a NUL
+        reason = getattr(error, "strerror", None) or error
+        raise WeightsError(f"cannot be read: {reason}", path) from error
+    return False
 
 
 def _samples(path: Path) -> Iterator[bytes]:

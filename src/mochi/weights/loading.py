@@ -108,15 +108,14 @@ def _load(
     view.check()
     network = kind.empty(view.config)
     reader = WeightReader(view, device, check_finite)
-    weights = {name: reader.read(name) for name in network.state_dict()}
-    reader.finish()
-    quantised = any(weight.is_small for weight in weights.values())
-    chosen = dtype or (torch.float32 if quantised else None)
+    chosen = dtype or (torch.float32 if view.is_quantised else None)
     state = {}
-    for name, weight in weights.items():
+    for name in network.state_dict():  # one after the other: pieces of one are put together here
+        weight = reader.read(name)
         small = weight.is_small and not dequantize and kind.part in STAYS_SMALL
         if not (small and keep_small(network, name, weight, device, chosen or torch.float32)):
             state[name] = placed(name, weight.dense(), device, chosen)
+    reader.finish()
     # What is missing here are the layers that have their stored weights already.
     network.load_state_dict(state, strict=False, assign=True)
     return network
@@ -188,6 +187,7 @@ def keep_small(
 def placed(
     name: str, tensor: Tensor, device: torch.device | str, dtype: torch.dtype | None
 ) -> Tensor:
+    """A dense weight where it is wanted, and in the dtype; the rotary frequencies in float32."""
     if name in ALWAYS_FLOAT32:
         dtype = torch.float32
     return tensor.to(device=device, dtype=dtype or tensor.dtype)

@@ -11,7 +11,7 @@ from typing import Literal
 from mochi.core.config import MOCHI_1, T5Size
 from mochi.core.errors import WeightsError
 from mochi.weights.checkpoint import Checkpoint, PartView
-from mochi.weights.folder import ModelFiles, open_part
+from mochi.weights.folder import ModelFiles, everything, open_part
 from mochi.weights.hub_places import file_checksum, read_record
 from mochi.weights.names import Part
 
@@ -59,12 +59,29 @@ def verify(place: StrPath, on_progress: OnProgress | None = None) -> tuple[Findi
         if not views:
             raise WeightsError("holds no part of Mochi", path)
         return tuple(Finding(view.part, "shapes", *_compared(view)) for view in views)
-    files = ModelFiles.find(path)
-    checksums = tuple(_by_checksum(path, on_progress))
-    parts: list[Part] = ["dit", "decoder"]
-    parts += ["encoder"] if files.encoder is not None else []
-    parts += ["t5"] if files.text_encoder is not None else []
-    return checksums + tuple(_by_shapes(files, part) for part in parts)
+    try:
+        shapes = [_by_shapes(part, paths) for part, paths in ModelFiles.find(path).parts.items()]
+    except WeightsError:
+        shapes = list(_of_broken(path))
+        if not shapes:
+            raise
+    return (*_by_checksum(path, on_progress), *shapes)
+
+
+def _of_broken(folder: Path) -> Iterator[Finding]:
+    """Findings about a folder that holds no whole model, as there are unusable files in it."""
+    found = everything(folder)
+    problems = [str(error) for error in found.errors]
+    if not problems:
+        return
+    for part, candidates in found.candidates.items():
+        yield from (_by_shapes(part, candidate.paths) for candidate in candidates)
+    needed: tuple[Part, ...] = ("dit", "decoder")
+    for part in needed:
+        if not found.has(part):
+            yield Finding(part, "shapes", False, problems.pop(0) if problems else "is missing")
+    for problem in problems:
+        yield Finding("a file", "shapes", False, problem)
 
 
 def _by_checksum(folder: Path, on_progress: OnProgress | None) -> Iterator[Finding]:
@@ -87,9 +104,9 @@ def _by_checksum(folder: Path, on_progress: OnProgress | None) -> Iterator[Findi
         yield Finding(name, "checksum", ok, detail)
 
 
-def _by_shapes(files: ModelFiles, part: Part) -> Finding:
+def _by_shapes(part: Part, paths: tuple[Path, ...]) -> Finding:
     try:
-        view = open_part(part, files.part(part))
+        view = open_part(part, paths)
     except WeightsError as error:
         return Finding(part, "shapes", False, str(error))
     return Finding(part, "shapes", *_compared(view))

@@ -8,7 +8,6 @@ import huggingface_hub
 import pytest
 from tests.weights.hub.repository import BIG, REPOSITORY, WANTED, contents, refusal
 
-from mochi.weights.folder import ModelFiles
 from mochi.weights.hub import DownloadPlan, DownloadProgress, find_cached
 from mochi.weights.verify import verify
 
@@ -18,7 +17,6 @@ from mochi.weights.verify import verify
 def test_the_files_of_a_model_arrive_and_nothing_else(fetch: Callable[..., Path]):
     folder = fetch()
     assert contents(folder) == {name: REPOSITORY[name] for name in WANTED}
-    assert ModelFiles.find(folder).layout == "original"
     assert all(finding.ok for finding in verify(folder) if finding.kind == "checksum")
 
 
