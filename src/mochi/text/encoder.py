@@ -19,10 +19,9 @@ from torch import Tensor
 from mochi.core.errors import MochiError, RequestError, WeightsError
 from mochi.core.request import check_text
 from mochi.core.sizes import whole
-from mochi.model.residency import Residency
 from mochi.text.features import TextFeatures
-from mochi.text.runners import Runner, StreamedT5, WholeT5
-from mochi.text.t5 import HOW_TO_GET, load_t5
+from mochi.text.runners import Runner, StreamedT5, Walks, WholeT5
+from mochi.text.t5 import HOW_TO_GET, T5Weights, load_t5
 
 MAX_TOKENS = 256
 VOCABULARIES = ("tokenizer.json", "spiece.model")
@@ -82,23 +81,26 @@ class TextEncoder:
     @classmethod
     def from_folders(
         cls,
-        encoder: str | Path,
+        encoder: str | Path | T5Weights,
         tokenizer: str | Path,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         max_tokens: int = MAX_TOKENS,
-        residency: Residency | None = None,
+        residency: Walks | None = None,
+        dequantize: bool = False,
     ) -> TextEncoder:
         """Load both from Hugging Face folders; nothing is fetched.
 
         Args:
-            encoder: `config.json` and safetensors files of a T5 encoder (or a whole T5).
+            encoder: `config.json` and safetensors files of a T5 encoder (or a whole T5); or its
+                weights in whatever form, which somebody reads.
             tokenizer: a tokenizer folder.
             dtype: float32, the published precision, or bfloat16 for half the memory.
             device: where the encoder runs and its features lie.
             max_tokens: tokens a prompt may have, `</s>` included; longer ones are cut.
             residency: brings the blocks, converted, while prompts pass through them; None keeps
                 the whole encoder in memory.
+            dequantize: as of `load_t5`.
 
         Raises:
             RequestError: dtype or max_tokens break a rule.
@@ -106,8 +108,10 @@ class TextEncoder:
         """
         loaded = load_tokenizer(tokenizer)  # first: it is small and fails fast
         if residency is None:
-            return cls(WholeT5(load_t5(encoder, dtype, device)), loaded, max_tokens)
-        runner = StreamedT5(load_t5(encoder, None), residency, dtype, torch.device(device))
+            whole = load_t5(encoder, dtype, device, dequantize=dequantize)
+            return cls(WholeT5(whole), loaded, max_tokens)
+        stored = load_t5(encoder, None, compute_dtype=dtype)
+        runner = StreamedT5(stored, residency, dtype, torch.device(device))
         return cls(runner, loaded, max_tokens)
 
     def token_count(self, prompt: str) -> int:
@@ -142,7 +146,7 @@ class TextEncoder:
             self._runner.close()
         self._runner = None
         gc.collect()  # transformers' modules may sit in reference cycles
-        _trim()
+        trim()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         elif self.device.type == "mps":
@@ -219,7 +223,7 @@ def load_tokenizer(folder: str | Path) -> Any:
         ) from error
 
 
-def _trim() -> None:
+def trim() -> None:
     """Hand freed memory back to the system where the C library would keep it (glibc alone can)."""
     with suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)

@@ -4,16 +4,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from mochi.model.residency import Residency
+from mochi.model.residency import Block
 
 if TYPE_CHECKING:
     from transformers import T5EncoderModel
+
+
+class Walks(Protocol):
+    """What brings the blocks: as a network's `Residency`, of which T5 needs no more."""
+
+    def walk(self, blocks: Sequence[Block]) -> Iterator[Block]:
+        """Each block in turn, ready to compute until the next is asked for."""
+        ...
 
 
 class Runner(Protocol):
@@ -66,20 +74,19 @@ class StreamedT5:
         residency: brings the blocks, ready to compute in `dtype` on `device`.
         dtype: what the encoder computes in.
         device: where.
-        close: called when the encoder is not needed any more.
     """
 
     def __init__(
         self,
         model: T5EncoderModel,
-        residency: Residency,
+        residency: Walks,
         dtype: torch.dtype,
         device: torch.device,
     ):
         self.width = int(model.config.d_model)
         self.vocabulary = int(model.config.vocab_size)
         self.dtype, self.device = dtype, device
-        self._residency: Residency | None = residency
+        self._residency: Walks | None = residency
         self._table: Any = model.shared
         self._blocks: Sequence[nn.Module] = list(model.encoder.block)
         self._last_norm: Any = model.encoder.final_layer_norm.to(device, dtype)

@@ -62,19 +62,27 @@ def _sized(size: T5Size, dropout: float = 0.0) -> T5Config:
 
 
 class T5Weights(Protocol):
-    """Where the weights of an encoder come from; names as in Hugging Face's.
+    """Where the weights of an encoder come from; names as in Hugging Face's."""
 
-    Attributes:
-        label: the file or folder, for messages.
-        config: a `config.json`; None for an encoder of `size`, as all T5 v1.1 are otherwise.
-        size: sizes, where there is no config.
-        names: of all tensors that belong to the encoder.
-    """
+    @property
+    def label(self) -> str:
+        """The file or folder, for messages."""
+        ...
 
-    label: str
-    config: Path | None
-    size: T5Size | None
-    names: Collection[str]
+    @property
+    def config(self) -> Path | None:
+        """A `config.json`; None for an encoder of `size`, as all T5 v1.1 are otherwise."""
+        ...
+
+    @property
+    def size(self) -> T5Size | None:
+        """Sizes, where there is no config."""
+        ...
+
+    @property
+    def names(self) -> Collection[str]:
+        """Of all tensors that belong to the encoder."""
+        ...
 
     def read(self, name: str) -> StoredWeight:
         """One tensor."""
@@ -87,6 +95,7 @@ def load_t5(
     device: torch.device | str = "cpu",
     *,
     dequantize: bool = False,
+    compute_dtype: torch.dtype = torch.float32,
 ) -> T5EncoderModel:
     """The T5 encoder in a Hugging Face folder, or out of weights that somebody reads.
 
@@ -99,6 +108,7 @@ def load_t5(
         device: where.
         dequantize: decode quantised weights now; otherwise they stay small, and are decoded
             whenever a layer computes. Both give the same numbers.
+        compute_dtype: what layers with small weights compute in, where `dtype` is None.
 
     Raises:
         RequestError: `dtype` is neither float32 nor bfloat16.
@@ -106,7 +116,8 @@ def load_t5(
     """
     if dtype not in (None, *DTYPES):
         raise RequestError("dtype", dtype, "cannot run T5 (float16 overflows)", DTYPES)
-    weights = FolderWeights(Path(source)) if isinstance(source, (str, Path)) else source
+    is_folder = isinstance(source, (str, Path))
+    weights: T5Weights = FolderWeights(Path(source)) if is_folder else source
     from transformers import T5EncoderModel
 
     with torch.device("meta"):
@@ -119,7 +130,7 @@ def load_t5(
         weight = weights.read(name)
         _check_fits(weights.label, name, weight, shape)
         small = weight.is_small and not dequantize
-        if not (small and keep_small(model, name, weight, device, dtype or torch.float32)):
+        if not (small and keep_small(model, name, weight, device, dtype or compute_dtype)):
             state[name] = weight.dense().to(device=device, dtype=dtype)
     if EMBEDDING in state:
         state[EMBEDDING_ALIAS] = state[EMBEDDING]
@@ -198,7 +209,7 @@ def _check_fits(label: str, name: str, weight: StoredWeight, shape: Any) -> None
 class FolderWeights:
     """The safetensors files of a Hugging Face folder."""
 
-    size = None
+    size: T5Size | None = None
 
     def __init__(self, folder: Path):
         if not folder.is_dir():

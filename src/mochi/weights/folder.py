@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +100,7 @@ class ModelFiles:
             parts=choice.paths,
             tokenizer=tokenizer or _tokenizer(root, text),
             card=_if_file(root / CARD),
-            t5_config=_if_file(text[0].parent / "config.json") if text else None,
+            t5_config=_t5_config(text[0].parent / "config.json") if text else None,
             problems=choice.problems,
         )
 
@@ -269,16 +271,24 @@ def _if_file(path: Path) -> Path | None:
     return path if path.is_file() else None
 
 
+def _t5_config(path: Path) -> Path | None:
+    """The config beside a text encoder, if it is its own and not that of another model."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return path if path.is_file() else None
+    foreign = isinstance(content, dict) and content.get("model_type", "t5") != "t5"
+    return None if foreign and path.parent.name != "text_encoder" else path
+
+
 def _is_folder(path: Path) -> bool:
     try:
-        if path.stat() and path.is_dir():
-            return True
+        return stat.S_ISDIR(path.stat().st_mode)
     except FileNotFoundError:
         raise WeightsError("does not exist", path) from None
     except (OSError, ValueError) as error:  # a loop of links, a name too long or with a NUL
         reason = getattr(error, "strerror", None) or error
         raise WeightsError(f"cannot be read: {reason}", path) from error
-    return False
 
 
 def _samples(path: Path) -> Iterator[bytes]:

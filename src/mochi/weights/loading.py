@@ -30,7 +30,7 @@ from mochi.weights.stored import FLOATS
 Network = TypeVar("Network", bound=nn.Module)
 
 ALWAYS_FLOAT32 = frozenset({"pos_frequencies"})  # SPEC 2: bf16 could not tell positions apart
-STAYS_SMALL: frozenset[Part] = frozenset({"dit"})
+STAYS_SMALL: frozenset[Part] = frozenset({"dit", "t5"})
 """Parts whose quantised weights are kept as they are; those of a VAE would save little."""
 
 
