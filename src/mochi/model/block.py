@@ -94,8 +94,7 @@ class AsymmBlock(nn.Module):
         modulation: Modulation,
         kernels: Kernels,
     ) -> Streams:
-        """What the first block, which this is, takes. `x` holds the rows of all contexts. No weight
-        is used."""
+        """What this block, the first, takes; `x` holds the rows of all contexts."""
         factors = modulation.block(0)
         assert factors is not None
         counts = tuple(count for context in contexts for count in context.counts)

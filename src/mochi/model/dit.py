@@ -17,10 +17,12 @@ from torch import Tensor, nn
 
 from mochi.core.config import DiTConfig
 from mochi.core.errors import RequestError
-from mochi.model.block import AsymmBlock, Means
+from mochi.model.attention import ChosenAttention
+from mochi.model.block import AsymmBlock, Means, Streams
 from mochi.model.conditioning import AttentionPool, TimestepEmbedder
 from mochi.model.context import TextContext as TextContext
-from mochi.model.exchange import Attention, OneDevice, TokenExchange, attend
+from mochi.model.exchange import Attention, OneDevice, TokenExchange
+from mochi.model.fast import DeviceKernels
 from mochi.model.kernels import Kernels, PlainKernels
 from mochi.model.layers import Linear, compute_dtype
 from mochi.model.modulation import Modulation, StepTables, tabulate
@@ -41,9 +43,9 @@ class AsymmDiT(nn.Module):
 
     Attributes:
         exchange: how tokens move between devices; `OneDevice()` unless replaced.
-        attention: the attention kernel; PyTorch's unless replaced.
-        kernels: the elementwise pieces; the plain ones unless replaced, and whenever gradients are
-            recorded.
+        attention: the attention kernel; the fastest for the hardware unless replaced.
+        kernels: the elementwise pieces; the fastest for the device unless replaced, and the plain
+            ones whenever gradients are recorded.
         residency: where the blocks' weights are; all in place unless replaced.
         passes: whether the passes of a step run as one batch, `together`, or one after the other in
             each block, `apart`; `auto` decides by the number of tokens.
@@ -53,8 +55,8 @@ class AsymmDiT(nn.Module):
         super().__init__()
         self.config = config
         self.exchange: TokenExchange = OneDevice()
-        self.attention: Attention = attend
-        self.kernels: Kernels = PlainKernels()
+        self.attention: Attention = ChosenAttention()
+        self.kernels: Kernels = DeviceKernels()
         self.residency: Residency = Resident()
         self.passes: Passes = "auto"
         self.x_embedder = PatchEmbed(config)
@@ -164,14 +166,15 @@ class AsymmDiT(nn.Module):
         before_block: Callable[[], object] | None,
     ) -> list[Tensor]:
         """Patch pixels of each group's rows, `(R, N, patch * patch * C)`."""
-        first = self._in_order[0]
-        streams = [
-            first.start(x_BND.repeat(len(group), 1, 1), group, modulation, means.kernels)
-            for group, modulation in zip(groups, modulations, strict=True)
-        ]
+        streams: list[Streams] = []
         for index, block in enumerate(self.residency.walk(self._in_order)):
             if before_block is not None:
                 before_block()
+            if not streams:
+                streams = [
+                    block.start(x_BND.repeat(len(group), 1, 1), group, modulation, means.kernels)
+                    for group, modulation in zip(groups, modulations, strict=True)
+                ]
             for place, modulation in enumerate(modulations):
                 now, following = modulation.block(index), modulation.block(index + 1)
                 streams[place] = block(streams[place], now, following, means)
@@ -231,7 +234,8 @@ class AsymmDiT(nn.Module):
                 made = RotaryTables.make(self.pos_frequencies, *size)
             tables.places[size] = mine_1N3[0], made
         rotary = Rotary(self.pos_frequencies, *tables.places[size])
-        kernels = PlainKernels() if torch.is_grad_enabled() else self.kernels
+        plain = torch.is_grad_enabled()
+        kernels = PlainKernels() if plain else self.kernels.on(self.pos_frequencies.device)
         return Means(rotary, self.exchange, self.attention, kernels)
 
     def _check_text(self, text_BLG: Tensor, mask_BL: Tensor) -> None:

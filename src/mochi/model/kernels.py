@@ -48,6 +48,10 @@ class Kernels(Protocol):
 
     name: str
 
+    def on(self, device: torch.device) -> Kernels:
+        """Those that work on this device: as a rule themselves."""
+        ...
+
     def modulated_norm(self, x_BND: Tensor, scale_B1D: Tensor, dtype: torch.dtype) -> Tensor:
         """`x / rms(x) * scale` in `dtype`, float32 inside, eps 1e-6. `x` is kept."""
         ...
@@ -88,6 +92,9 @@ class PlainKernels:
 
     name = "plain"
 
+    def on(self, device: torch.device) -> Kernels:
+        return self
+
     def modulated_norm(self, x_BND: Tensor, scale_B1D: Tensor, dtype: torch.dtype) -> Tensor:
         normed_BND = F.rms_norm(x_BND.float(), x_BND.shape[-1:], eps=NORM_EPS)
         return (normed_BND * scale_B1D).to(dtype)
@@ -108,14 +115,12 @@ class PlainKernels:
         return x_BND, self.modulated_norm(x_BND, scale_B1D, dtype)
 
     def join_heads(self, streams: Sequence[Heads], rows: int) -> QKV:
-        done = [_all_rows(_heads(stream), stream.rows, rows) for stream in streams]
-        if len(done) == 1:
-            return done[0]
-        q, k, v = (
-            torch.cat([part.to(parts[0].dtype) for part in parts], 1)
-            for parts in zip(*done, strict=True)
-        )
-        return q, k, v
+        done = []
+        for stream in streams:
+            turns = None if stream.rotary is None else stream.rotary.cos_sin
+            weights = stream.q_norm_K, stream.k_norm_K
+            done.append((plain_heads(stream.qkv_BN3HK, *weights, turns), stream.rows))
+        return joined(done, rows)
 
     def shifted_norm(
         self, x_BND: Tensor, scale_B1D: Tensor, shift_B1D: Tensor, dtype: torch.dtype
@@ -128,17 +133,30 @@ class PlainKernels:
         return F.silu(a_BNF) * b_BNF
 
 
-def _heads(stream: Heads) -> QKV:
-    q, k, v = stream.qkv_BN3HK.unbind(2)
-    q, k = _normed(q, stream.q_norm_K), _normed(k, stream.k_norm_K)
-    if stream.rotary is not None:
-        cos, sin = stream.rotary.cos_sin
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+def plain_heads(
+    qkv_BN3HK: Tensor, q_norm_K: Tensor, k_norm_K: Tensor, turns: tuple[Tensor, Tensor] | None
+) -> QKV:
+    """Norm of q and k, rotation where there are positions, in the dtype of v."""
+    q, k, v = qkv_BN3HK.unbind(2)
+    q, k = _normed(q, q_norm_K), _normed(k, k_norm_K)
+    if turns is not None:
+        q, k = rotate(q, *turns), rotate(k, *turns)
     return q.to(v.dtype), k.to(v.dtype), v
 
 
 def _normed(x_BNHK: Tensor, weight_K: Tensor) -> Tensor:
     return F.rms_norm(x_BNHK.float(), x_BNHK.shape[-1:], weight_K.float(), eps=HEAD_EPS)
+
+
+def joined(streams: Sequence[tuple[QKV, slice | None]], rows: int) -> QKV:
+    """Streams behind each other, each with the rows it has, in the first one's dtype."""
+    done = [_all_rows(parts, at, rows) for parts, at in streams]
+    if len(done) == 1:
+        return done[0]
+    dtype = done[0][0].dtype
+    pieces = zip(*done, strict=True)
+    q, k, v = (torch.cat([part.to(dtype) for part in parts], 1) for parts in pieces)
+    return q, k, v
 
 
 def _all_rows(parts: QKV, at: slice | None, rows: int) -> QKV:

@@ -22,6 +22,10 @@ POSITION_AREA = 36_864
 """Rows and columns are scaled so that every aspect ratio covers this area (192 x 192)."""
 
 
+_WHOLE = 2**20
+"""So many factors at most, 8 MB, are kept ready for every token."""
+
+
 def positions(frames: int, rows: int, columns: int, device: torch.device | None = None) -> Tensor:
     """Position `(t, h, w)` of each token, float32 `(N, 3)`, tokens in (t, h, w) order.
 
@@ -90,6 +94,25 @@ class RotaryTables:
         product = self.rows_RHF.unsqueeze(1) * self.columns_CHF.unsqueeze(0)
         return product.flatten(0, 1)
 
+    @cached_property
+    def whole(self) -> Tensor | None:
+        """Factors of all tokens, `(N, H, F)`, where they are few."""
+        if self.frames_THF.shape[0] * self.plane.numel() > _WHOLE:
+            return None
+        return (self.frames_THF.unsqueeze(1) * self.plane).flatten(0, 1)
+
+    def factors(self, start: int, stop: int) -> Tensor:
+        """Factors of the tokens from `start` to before `stop`, `(n, H, F)`."""
+        if self.whole is not None:
+            return self.whole[start:stop]
+        tokens = self.plane.shape[0]
+        parts = []
+        for frame in range(start // tokens, (stop - 1) // tokens + 1):
+            before = frame * tokens
+            part = self.plane[max(0, start - before) : stop - before]
+            parts.append(part * self.frames_THF[frame])
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
 
 class Rotary:
     """The factors of this device's visual tokens, in the form that a kernel wants them.
@@ -110,3 +133,10 @@ class Rotary:
     def cos_sin(self) -> tuple[Tensor, Tensor]:
         """By the definition, float32 `(1, N, H, F)` each; made when first asked for."""
         return rotary_factors(self._frequencies_3HF, self._positions_N3)
+
+    def factors(self, start: int, stop: int) -> Tensor:
+        """Of the tokens from `start` to before `stop` as complex numbers, `(n, H, F)`."""
+        if self.tables is not None:
+            return self.tables.factors(start, stop)
+        cos_1NHF, sin_1NHF = self.cos_sin
+        return torch.complex(cos_1NHF[0, start:stop], sin_1NHF[0, start:stop])
