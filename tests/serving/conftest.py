@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import logging
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+import structlog
 
 from mochi.serving.store.database import Database
 from mochi.serving.store.migrations import upgrade
@@ -22,6 +24,15 @@ os.environ["PATH"] = ":".join([os.environ["PATH"], *glob("/usr/lib/postgresql/*/
 
 needs_postgresql = pytest.mark.needs_system("pg_ctl", install="apt-get install postgresql")
 BOTH = ["sqlite", pytest.param("postgresql", marks=needs_postgresql)]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quiet() -> None:
+    """Only what went wrong is logged."""
+    structlog.configure(
+        processors=[structlog.processors.format_exc_info, structlog.processors.LogfmtRenderer()],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
+    )
 
 
 class Clock:

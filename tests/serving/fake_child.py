@@ -1,7 +1,8 @@
 """A runner's child without a model: it speaks the protocol, and does what its prompt says.
 
 Words in a prompt: `crash` (dies in the middle), `fail` (an error), `full` (the disk), `slow` (a
-tenth of a second a step). With the argument `broken` it does not come up.
+tenth of a second a step), `real` (a file that is a video). With the argument `broken`
+it does not come up.
 """
 
 import base64
@@ -11,7 +12,10 @@ import queue
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
+
+import mochi
 
 DEFAULTS = {
     "frames": 25,
@@ -81,8 +85,9 @@ def run(order: dict[str, Any]) -> None:
         code = "disk_full" if "full" in words else "sampling"
         say(failed={"code": code, "message": "it went wrong"})
         return
-    with open(order["path"], "wb") as file:
-        file.write(f"a video of {request['prompt']}".encode())
+    real = Path(mochi.__file__).parent / "serving" / "page" / "examples" / "red-circle.mp4"
+    content = real.read_bytes() if "real" in words else f"a video of {request['prompt']}".encode()
+    Path(order["path"]).write_bytes(content)
     say(done={"seconds": {"denoise": steps * pause}, "prompt_tokens": 5, "truncated": ""})
 
 

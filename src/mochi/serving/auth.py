@@ -7,7 +7,7 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
 
-from mochi.serving.problems import Problem
+from mochi.serving.problems import Problem, needs_token
 from mochi.serving.services import Services
 from mochi.serving.store.tokens import SCOPES, Identity, Scope
 
@@ -46,11 +46,7 @@ class _Needs:
     def __call__(self, request: Request, _: Annotated[object, Depends(_scheme)]) -> Identity:
         identity = identify(request)
         if identity is None:
-            raise Problem(
-                401,
-                "a token is needed: Authorization: Bearer TOKEN",
-                headers={"WWW-Authenticate": "Bearer"},
-            )
+            raise needs_token()
         if not identity.may(self._scope):
             raise Problem(403, f"this token may not {self._scope}; its scopes are of other things")
         request.state.account = identity.account

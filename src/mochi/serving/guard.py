@@ -74,7 +74,7 @@ class Policy:
         text = url if isinstance(url, str) else ""
         if not self.hosts:
             raise RequestError("webhook", url, "is not possible: this server sends no webhooks")
-        if not text or len(text) > MAX_URL or any(ord(letter) < 33 for letter in text):
+        if not text or len(text) > MAX_URL or any(not 33 <= ord(letter) < 127 for letter in text):
             raise RequestError("webhook", url, "is not a URL")
         try:
             parts = urlsplit(text)

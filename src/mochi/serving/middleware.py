@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 import structlog
@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mochi.serving.metrics import Metrics
-from mochi.serving.problems import Problem, respond
+from mochi.serving.problems import Problem, needs_token, respond
 from mochi.serving.store.tokens import Tokens
 
 log = structlog.get_logger()
@@ -57,7 +57,17 @@ class Guard:
         if problem is not None:
             await respond(request, problem)(scope, receive, send)
             return
-        await self._app(scope, _limited(receive, self._most(request)), send)
+        most = self._most(request)
+        body = _Limited(receive, most)
+
+        async def answer(message: Message) -> None:
+            """Whatever the routes made of a body that was cut off: it was too large."""
+            if not body.cut:
+                await send(message)
+            elif message["type"] == "http.response.start":
+                await respond(request, _too_large(most))(scope, receive, send)
+
+        await self._app(scope, body, answer)
 
     def _problem(self, request: Request) -> Problem | None:
         host, origin = request.headers.get("host", ""), request.headers.get("origin")
@@ -67,10 +77,16 @@ class Guard:
             theirs = urlsplit(origin).netloc
             if theirs != host and not self._is_ours(theirs):
                 return Problem(403, "requests of pages elsewhere are not taken")
+        if request.method not in _SAFE and self._is_stranger(request):
+            return needs_token()
         length = request.headers.get("content-length", "0")
         if length.isdecimal() and int(length) > self._most(request):
             return _too_large(self._most(request))
         return None
+
+    def _is_stranger(self, request: Request) -> bool:
+        """Known before a byte of the body is read; wrong tokens are found out later."""
+        return self._tokens.needed and "authorization" not in request.headers
 
     def _is_ours(self, authority: str) -> bool:
         try:
@@ -84,19 +100,21 @@ class Guard:
         return JSON_BYTES
 
 
-def _limited(receive: Receive, most: int) -> Callable[[], Awaitable[Message]]:
+class _Limited:
     """Counts what comes, for bodies that do not say how long they are."""
-    seen = 0
 
-    async def counted() -> Message:
-        nonlocal seen
-        message = await receive()
-        seen += len(message.get("body", b""))
-        if seen > most:
-            raise _too_large(most)
+    def __init__(self, receive: Receive, most: int):
+        self._receive = receive
+        self._left = most
+        self.cut = False
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        self._left -= len(message.get("body", b""))
+        if self._left < 0:
+            self.cut = True
+            raise Problem(413, "the body is too large")
         return message
-
-    return counted
 
 
 def _too_large(most: int) -> Problem:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Sequence
@@ -11,6 +12,8 @@ from mochi.serving.problems import Problem, invalid
 from mochi.serving.runner.protocol import Description, ModelEntry, Runner
 from mochi.serving.store.catalog import Catalog
 from mochi.serving.store.database import DatabaseError
+
+_VERSION = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -100,9 +103,9 @@ class Offers:
         """
         if version is None:
             return self.get(next(iter(self._entries)))
-        name, _, digits = version.rpartition(":") if ":" in version else ("", "", version)
-        if not name and "/" in digits:
-            return self.get(digits)
+        name, _, digits = version.rpartition(":")
+        if not name and not _VERSION.fullmatch(version):
+            return self.get(version)
         offers = [self.get(name)] if name else self.all()
         for offer in offers:
             if offer.version == digits:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from mochi.core.errors import OutputError, RequestError
@@ -65,6 +66,12 @@ def field_problem(error: RequestError, prefix: str = "", name: str | None = None
     return entry | ({} if error.nearest is None else {"nearest": str(error.nearest)})
 
 
+def needs_token() -> Problem:
+    """401: who are you?"""
+    detail = "a token is needed: Authorization: Bearer TOKEN"
+    return Problem(401, detail, headers={"WWW-Authenticate": "Bearer"})
+
+
 def not_found(what: str = "prediction") -> Problem:
     """404: not there, or not yours, which is the same to you."""
     return Problem(404, f"there is no such {what}")
@@ -109,5 +116,10 @@ def respond(request: Request, problem: Problem) -> Response:
         first = problem.fields[0]["field"] if problem.fields else None
         param = None if first is None else first.removeprefix("input.")
         error = {"message": problem.detail, "type": kind, "param": param, "code": problem.code}
-        return JSONResponse({"error": error}, problem.status, problem.headers)
-    return JSONResponse(problem.body(), problem.status, problem.headers, MEDIA_TYPE)
+        return _json({"error": error}, problem, "application/json")
+    return _json(problem.body(), problem, MEDIA_TYPE)
+
+
+def _json(body: object, problem: Problem, media_type: str) -> Response:
+    """Escaped to ASCII: what a client sent and is shown again may hold half a character."""
+    return Response(json.dumps(body), problem.status, problem.headers, media_type)

@@ -140,13 +140,8 @@ def _open(
     store, files, tokens = SqlStore(database), Files(database), Tokens(database)
     runtimes, outbox, audit = Runtimes(database), Outbox(database), Audit(database)
     blobs = open_blobs(settings.blobs or settings.data / "blobs")
-    work = settings.data / "work"
-    work.mkdir(exist_ok=True)
-    for left in work.iterdir():
-        left.unlink()
-    returned = store.release(f"{instance}:")
-    if returned:
-        log.info("jobs_taken_back", count=returned)
+    work = _clear(settings.data / "work")
+    _take_back(store, instance)
     entries = tuple(ModelEntry(it.name, it.source, it.dtype) for it in settings.models)
     offers = Offers(entries, Catalog(database))
     quick = Database.open(database_url(settings), durable=False)  # progress need not be flushed
@@ -196,6 +191,21 @@ def _open(
     metrics.watch(services)
     services.housekeeper.attend(services, Courier(services))
     return services
+
+
+def _clear(work: Path) -> Path:
+    """An empty folder for what is being made; what a dead process left there is nobody's."""
+    work.mkdir(exist_ok=True)
+    for left in work.iterdir():
+        left.unlink()
+    return work
+
+
+def _take_back(store: SqlStore, instance: str) -> None:
+    """An earlier process of this folder is gone, or the lock would be: its jobs wait again."""
+    returned = store.release(f"{instance}:")
+    if returned:
+        log.info("jobs_taken_back", count=returned)
 
 
 def _ended(job: Job, metrics: Metrics, audit: Audit) -> None:

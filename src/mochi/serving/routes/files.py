@@ -10,10 +10,10 @@ from fastapi import APIRouter, Form, Query, Request, UploadFile
 from fastapi.responses import Response
 
 from mochi.core.errors import VideoError
-from mochi.serving.auth import Base, Maker, Parts, Reader, bearer, identify
+from mochi.serving.auth import Base, Maker, Parts, Reader, identify
 from mochi.serving.jobs import new_id
 from mochi.serving.present import stored_file
-from mochi.serving.problems import Problem, invalid, not_found
+from mochi.serving.problems import Problem, invalid, needs_token, not_found
 from mochi.serving.routes.predictions import PAGE, decode_cursor, next_page
 from mochi.serving.schemas import File, FilePage, problems
 from mochi.serving.sending import send
@@ -122,8 +122,8 @@ def download(
         file = _find(parts, file_id)
     else:
         identity = identify(request)
-        if identity is None and not signature and bearer(request) is None:
-            raise Problem(401, "a token or a signed address is needed")
+        if identity is None and not signature:
+            raise needs_token()
         if identity is None or not identity.may("read"):
             raise not_found("file")
         file = _find(parts, file_id, identity.account)
@@ -174,7 +174,8 @@ def _metadata(text: str | None) -> dict[str, Any]:
         return {}
     try:
         about = json.loads(text)
-    except (ValueError, RecursionError):
+        json.dumps(about, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError):  # half a character is a ValueError too
         about = None
     if not isinstance(about, dict):
         raise invalid([{"type": "value", "field": "metadata", "description": "is no JSON object"}])
