@@ -22,7 +22,7 @@ def violations(page: Page) -> list[str]:
     return [f"{one['id']}: {node['html'][:120]}" for one in found for node in one["nodes"]]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.long)])
 def test_axe_finds_nothing(bench: Bench, scheme: str) -> None:
     page = bench.ready(color_scheme=scheme)
     page.get_by_text("Advanced").click()
@@ -35,6 +35,7 @@ def test_axe_finds_nothing(bench: Bench, scheme: str) -> None:
         assert violations(page) == [], name
 
 
+@pytest.mark.long
 def test_axe_finds_nothing_while_a_run_goes_on_fails_or_is_compared(bench: Bench) -> None:
     page = bench.ready()
     bench.world.hold_at = 6
@@ -55,6 +56,7 @@ def test_axe_finds_nothing_while_a_run_goes_on_fails_or_is_compared(bench: Bench
     assert violations(page) == []
 
 
+@pytest.mark.long
 def test_axe_notices_what_is_wrong(page: Page) -> None:
     page.evaluate("document.querySelector('#prompt').labels[0].remove()")
     page.evaluate("document.querySelector('#caption').style.color = '#ddd'")
@@ -118,6 +120,7 @@ def test_focus_goes_down_the_page_and_is_seen(bench: Bench, page: Page) -> None:
     assert areas == ["head", "stage-card", "composer", "settings", "logs", "history"]
 
 
+@pytest.mark.long
 def test_state_is_said_to_screen_readers(bench: Bench, page: Page) -> None:
     bench.run(page)
     expect(page.locator("#announcer")).to_have_text("Your video is ready")
@@ -144,6 +147,7 @@ def test_a_phone_shows_all_of_it(bench: Bench) -> None:
     assert box["y"] + box["height"] <= 844  # Run is in reach, wherever the page is scrolled to
 
 
+@pytest.mark.long
 def test_the_theme_is_kept(bench: Bench, page: Page) -> None:
     ground = "getComputedStyle(document.body).backgroundColor"
     light = page.evaluate(ground)

@@ -52,6 +52,7 @@ def test_five_views_are_one_input(bench: Bench, page: Page) -> None:
         expect(page.locator("#code-panel .code")).to_contain_text(words)
 
 
+@pytest.mark.long
 def test_the_copied_curl_runs_as_it_stands(bench: Bench, page: Page) -> None:
     import subprocess
 
@@ -65,6 +66,7 @@ def test_the_copied_curl_runs_as_it_stands(bench: Bench, page: Page) -> None:
     assert bench.world.seen[0]["prompt"] == 'it\'s a "red" circle; $HOME `id`\n\\ and é'
 
 
+@pytest.mark.long
 def test_the_python_view_is_python(page: Page) -> None:
     prompt = 'a "red" circle \\ é \u2028 \U0001f600'
     page.fill("#prompt", prompt)
@@ -137,6 +139,7 @@ def test_the_servers_words_reach_the_field_they_are_about(bench: Bench, page: Pa
     bench.complaints.clear()  # the browser itself notes each answer of 4xx
 
 
+@pytest.mark.long
 def test_the_arrow_keys_step_over_legal_values(page: Page) -> None:
     page.focus("#field-num_frames")
     page.keyboard.press("ArrowUp")
@@ -178,6 +181,7 @@ def test_a_dropped_video_restores_its_settings(page: Page, tmp_path: Path) -> No
     expect(page.locator("#toast")).to_contain_text("holiday.mp4 holds no settings")
 
 
+@pytest.mark.long
 def test_a_chosen_file_does_the_same_without_a_mouse(page: Page) -> None:
     clip = next(path for path in CLIPS if path.stem == "red-circle")
     with page.expect_file_chooser() as chooser:

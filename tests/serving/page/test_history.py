@@ -42,6 +42,7 @@ def test_a_restart_of_the_server_in_the_middle_goes_on(bench: Bench, page: Page)
     bench.complaints.clear()  # the browser notes each connection that was refused
 
 
+@pytest.mark.long
 def test_past_runs_come_a_page_at_a_time(bench: Bench) -> None:
     bench.world.step_seconds = 0
     for number in range(30):
@@ -117,6 +118,7 @@ def test_a_shared_link_shows_the_video_and_nothing_more(bench: Bench, page: Page
     expect(guest.locator("#token-dialog")).to_be_hidden()
 
 
+@pytest.mark.long
 def test_a_link_that_was_not_shared_shows_nothing_to_a_stranger(bench: Bench, page: Page) -> None:
     bench.run(page)
     bench.world.token = "secret"
@@ -153,6 +155,7 @@ def test_downloads_are_files_with_good_names(bench: Bench, page: Page, tmp_path:
         assert start in (tmp_path / name).read_bytes()[:12]
 
 
+@pytest.mark.long
 def test_the_last_frame_of_an_example_is_drawn_by_the_page(bench: Bench, page: Page) -> None:
     page.locator("#caption").wait_for()
     page.locator(".menu summary").click()
@@ -161,6 +164,7 @@ def test_the_last_frame_of_an_example_is_drawn_by_the_page(bench: Bench, page: P
     assert Path(taken.value.path()).read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.long
 def test_word_comes_when_a_run_is_done_and_nobody_looks(bench: Bench) -> None:
     context = bench.context(permissions=["notifications"])
     context.add_init_script(

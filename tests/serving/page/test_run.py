@@ -36,6 +36,7 @@ def test_the_state_and_its_cause_are_said(bench: Bench, page: Page) -> None:
     expect(page.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "45")
 
 
+@pytest.mark.long
 def test_a_model_that_cannot_start_is_named_as_the_cause(bench: Bench, page: Page) -> None:
     bench.world.runner_state, bench.world.runner_reason = "failed", "weights are missing"
     bench.world.ahead, bench.world.step_seconds = 50, 0.1
@@ -106,6 +107,7 @@ def test_a_batch_of_seeds(bench: Bench, page: Page) -> None:
     assert seeds == list(range(seeds[0], seeds[0] + 3))
 
 
+@pytest.mark.long
 def test_a_batch_of_prompts(bench: Bench, page: Page) -> None:
     page.get_by_text("Prompts", exact=True).click()
     page.fill("#batch-prompts", "a red circle\n\n  a blue square  \n")
@@ -132,6 +134,7 @@ def test_a_prompt_is_counted_and_a_long_one_warned_of(page: Page) -> None:
     expect(page.locator("#tokens")).to_have_text("301 tokens: only the first 256 are read")
 
 
+@pytest.mark.long
 def test_a_full_queue_is_told_kindly(bench: Bench, page: Page) -> None:
     bench.world.refuse = {"title": "Too many", "detail": "100 wait", "status": 429}
     page.fill("#prompt", PROMPT)

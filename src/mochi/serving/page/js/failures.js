@@ -28,7 +28,7 @@ const WORDS = {
     "Numbers ran out of range. Gentler settings may help.",
     true,
   ],
-  internal: ["Something broke", "This is our mistake; the log below says where.", true],
+  internal: ["Something broke", "This is our mistake; the log of the server says more.", true],
 };
 
 /**

@@ -82,6 +82,9 @@ export class Form {
     );
     this.painters.set(field.name, (from) => {
       if (from !== field.name) control.show(this.inputs.values[field.name]);
+      if (field.name !== "seed") {
+        control.target.setAttribute("placeholder", this.inputs.preset ?? "");
+      }
       note.textContent = this.note(field);
       const words = this.inputs.errors()[field.name] ?? "";
       error.textContent = words;

@@ -11,6 +11,8 @@ import { recall, remember } from "./storage.js";
 /** @typedef {import("./schema.js").Field} Field */
 
 export const MAX_SEED = 2 ** 32;
+/** What a preset decides. */
+const SAMPLER = ["num_inference_steps", "guidance_scale", "solver", "threshold", "linear_steps"];
 
 export class Inputs extends EventTarget {
   /** @param {Field[]} fields */
@@ -23,6 +25,8 @@ export class Inputs extends EventTarget {
     this.said = {};
     /** A locked seed stays; an unlocked one is drawn anew for each run. */
     this.seedLocked = false;
+    /** The name of the preset that decides what is left empty. @type {string | null} */
+    this.preset = null;
   }
 
   /** Another version's fields; values that these can take stay. @param {Field[]} fields */
@@ -42,8 +46,8 @@ export class Inputs extends EventTarget {
   }
 
   restore() {
-    const draft = recall("draft", { values: {}, seedLocked: false });
-    this.values = { ...this.defaults(), ...adopt(this.fields, draft.values ?? {}) };
+    const draft = recall("draft", { values: {}, seedLocked: false, preset: null });
+    this.become({ ...draft.values, preset: draft.preset }, "draft");
     this.seedLocked = Boolean(draft.seedLocked);
   }
 
@@ -66,6 +70,31 @@ export class Inputs extends EventTarget {
   }
 
   /**
+   * A preset's settings: values of fields, the name of what the server knows, or neither, which
+   * is the model's own way. A field that a named preset decides is left empty.
+   *
+   * @param {Record<string, any>} input
+   */
+  usePreset(input) {
+    for (const name of SAMPLER) {
+      delete this.values[name];
+      delete this.said[name];
+    }
+    const { preset, ...more } = input;
+    this.preset = preset ?? null;
+    const rest = this.preset ? {} : this.defaultsOf(SAMPLER);
+    this.values = { ...this.values, ...rest, ...adopt(this.fields, more) };
+    this.changed("preset");
+  }
+
+  /** @param {string[]} names */
+  defaultsOf(names) {
+    return Object.fromEntries(
+      Object.entries(this.defaults()).filter(([name]) => names.includes(name)),
+    );
+  }
+
+  /**
    * Take over a whole input: what it does not say goes back to the default.
    *
    * @param {Record<string, any>} input
@@ -73,7 +102,10 @@ export class Inputs extends EventTarget {
    */
   become(input, from) {
     const values = adopt(this.fields, input);
-    this.values = { ...this.defaults(), ...values };
+    this.preset = typeof input.preset === "string" ? input.preset : null;
+    const defaults = this.defaults();
+    if (this.preset) for (const name of SAMPLER) delete defaults[name];
+    this.values = { ...defaults, ...values };
     this.said = {};
     this.seedLocked = values.seed !== undefined;
     this.changed(from);
@@ -101,10 +133,11 @@ export class Inputs extends EventTarget {
       const value = this.values[field.name];
       if (value === undefined || value === null || value === "") continue;
       if (field.name === "seed" && !this.seedLocked) continue;
-      if (field.advanced && same(value, field.default)) continue;
+      if (field.advanced && !this.preset && same(value, field.default)) continue;
       if (Array.isArray(value) && value.length === 0) continue;
       input[field.name] = value;
     }
+    if (this.preset) input.preset = this.preset;
     return input;
   }
 
@@ -142,7 +175,8 @@ export class Inputs extends EventTarget {
 
   /** @param {string} from */
   changed(from) {
-    remember("draft", { values: this.values, seedLocked: this.seedLocked });
+    const { values, seedLocked, preset } = this;
+    remember("draft", { values, seedLocked, preset });
     this.dispatchEvent(new CustomEvent("change", { detail: { from } }));
   }
 }

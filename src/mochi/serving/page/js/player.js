@@ -80,16 +80,21 @@ export class Player {
     this.video.addEventListener("loadeddata", () => this.spread());
   }
 
-  /** Carry the left and right edges on to the sides; the style sheet blurs them. */
-  spread() {
-    const { videoWidth, videoHeight } = this.video;
+  /**
+   * Carry the left and right edges on to the sides; the style sheet blurs them.
+   *
+   * @param {HTMLCanvasElement | null} [canvas] a picture in the video's place
+   */
+  spread(canvas = null) {
+    const source = canvas ?? this.video;
+    const width = canvas ? canvas.width : this.video.videoWidth;
+    const height = canvas ? canvas.height : this.video.videoHeight;
     const context = this.glow.getContext("2d");
-    if (!context || !videoWidth) return;
-    const edge = Math.max(1, Math.round(videoWidth * EDGE));
+    if (!context || !width) return;
+    const edge = Math.max(1, Math.round(width * EDGE));
     const half = GLOW_WIDTH / 2;
-    const right = videoWidth - edge;
-    context.drawImage(this.video, 0, 0, edge, videoHeight, 0, 0, half, GLOW_HEIGHT);
-    context.drawImage(this.video, right, 0, edge, videoHeight, half, 0, half, GLOW_HEIGHT);
+    context.drawImage(source, 0, 0, edge, height, 0, 0, half, GLOW_HEIGHT);
+    context.drawImage(source, width - edge, 0, edge, height, half, 0, half, GLOW_HEIGHT);
   }
 
   /** The last frame as a PNG, for videos whose server makes none. @returns {Promise<Blob | null>} */

@@ -155,7 +155,17 @@ export class Playground {
       actions.dataset.key = key;
       fill(actions, actionBar(run, this.deeds(), { mayChange: !this.shared }));
     }
-    if (ended) this.world.notifier.done(run);
+    if (ended) this.ended(run);
+  }
+
+  /** One more run was measured: estimates know more. @param {Prediction} run */
+  ended(run) {
+    this.world.notifier.done(run);
+    this.composer.ask();
+    this.world.api.presets().then(
+      (list) => this.presets.show(list),
+      () => undefined,
+    );
   }
 
   /** The run on the stage was deleted. */
@@ -171,7 +181,7 @@ export class Playground {
 
   /** @param {Prediction} run @param {string[]} live */
   drawLogs(run, live) {
-    const text = live.length ? live.join("\n") : (run.logs ?? "");
+    const text = logOf(run, live);
     const box = byId("logs");
     box.hidden = !text;
     const pre = byId("log-lines");
@@ -280,6 +290,19 @@ export class Playground {
   }
 }
 
+/**
+ * The whole log: what was said when the run was made (the seed, what was snapped), then what its
+ * events say; once it is over, as the server keeps it.
+ *
+ * @param {Prediction} run
+ * @param {string[]} live
+ */
+function logOf(run, live) {
+  const kept = (run.logs ?? "").split("\n").filter(Boolean);
+  const lines = isOver(run) ? [] : live;
+  return [...kept, ...lines.filter((line) => !kept.includes(line))].join("\n");
+}
+
 /** The server's state, in the head of the page. @param {any} server @param {boolean} away */
 export function drawServer(server, away) {
   const place = byId("server");
@@ -298,7 +321,7 @@ export function drawServer(server, away) {
     failed: `Cannot start: ${runner?.reason ?? "see the server's log"}`,
   };
   place.dataset.state = runner?.state ?? "starting";
-  const device = runner?.device ? ` on ${runner.device}` : "";
+  const device = runner?.device && runner.device !== "auto" ? ` on ${runner.device}` : "";
   fill(
     place,
     h("i", { class: "dot" }),

@@ -17,10 +17,11 @@ export class Presets {
   /** @param {any[]} list */
   show(list) {
     this.list = list;
+    if (this.place.contains(document.activeElement)) return; // not under somebody's hands
     this.place.hidden = list.length === 0;
     const cards = list.map((preset) => {
       const box = h("input", { type: "radio", name: "preset", value: preset.name });
-      box.addEventListener("change", () => this.inputs.putAll(this.shaped(preset.input), "preset"));
+      box.addEventListener("change", () => this.inputs.usePreset(preset.input ?? {}));
       const needs = [
         preset.seconds ? seconds(preset.seconds) : "not measured",
         preset.memory_bytes && memory(preset.memory_bytes / 2 ** 30),
@@ -46,19 +47,14 @@ export class Presets {
     this.mark();
   }
 
-  /** Only what the form has. @param {Record<string, any>} input */
-  shaped(input) {
-    const names = new Set(this.inputs.fields.map((field) => field.name));
-    return Object.fromEntries(Object.entries(input ?? {}).filter(([name]) => names.has(name)));
-  }
-
   /** The preset whose settings stand in the form is the chosen one. */
   mark() {
+    const { values, preset: named } = this.inputs;
     for (const box of this.place.querySelectorAll("input")) {
-      const preset = this.list.find((one) => one.name === box.value);
-      const wanted = Object.entries(this.shaped(preset?.input));
-      box.checked =
-        wanted.length > 0 && wanted.every(([name, value]) => this.inputs.values[name] === value);
+      const { preset = null, ...wanted } =
+        this.list.find((one) => one.name === box.value)?.input ?? {};
+      const isSame = Object.entries(wanted).every(([name, value]) => values[name] === value);
+      box.checked = preset === named && isSame;
     }
   }
 }

@@ -6,7 +6,9 @@ import { calm } from "./player.js";
 const FRAMES_A_SECOND = 5;
 
 export class Preview {
-  constructor() {
+  /** @param {(canvas: HTMLCanvasElement) => void} ondraw */
+  constructor(ondraw) {
+    this.ondraw = ondraw;
     this.canvas = h("canvas", {
       class: "preview",
       role: "img",
@@ -53,6 +55,7 @@ export class Preview {
     const frame = calm() ? Math.floor(this.count / 2) : this.at % this.count;
     const context = this.canvas.getContext("2d");
     context?.drawImage(this.strip, frame * width, 0, width, height, 0, 0, width, height);
+    this.ondraw(this.canvas);
   }
 
   clear() {

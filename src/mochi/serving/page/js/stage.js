@@ -27,7 +27,7 @@ export class Stage {
   constructor(place, acts) {
     this.acts = acts;
     this.player = new Player();
-    this.preview = new Preview();
+    this.preview = new Preview((canvas) => this.player.spread(canvas));
     this.veil = h("div", { class: "veil" });
     this.player.screen.append(this.preview.canvas, this.veil);
     this.status = h("div", { class: "status" });

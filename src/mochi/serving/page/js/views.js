@@ -82,7 +82,7 @@ export class Views {
     }
     const known = adopt(this.inputs.fields, value);
     this.inputs.become(value, "json");
-    const names = new Set(this.inputs.fields.map((field) => field.name));
+    const names = new Set(["preset", ...this.inputs.fields.map((field) => field.name)]);
     const strange = Object.keys(value).filter((key) => !names.has(key) && !(key in known));
     const wrong = Object.entries(this.inputs.errors()).map(([key, words]) => `${key}: ${words}`);
     if (strange.length) wrong.push(`No such field: ${strange.join(", ")}`);
