@@ -108,6 +108,18 @@ def test_inspect_of_a_broken_file_ends_with_1(mochi, tiny_model: Path, here: Pat
     assert [o["name"] for o in oddities if o["what"] == "NaN or infinity"] == ["t5_yproj.bias"]
 
 
+def test_inspect_of_a_folder_names_its_broken_files(mochi, tiny_model: Path, here: Path) -> None:  # type: ignore[no-untyped-def]
+    import shutil
+
+    shutil.copytree(tiny_model, here / "model")
+    encoder = here / "model" / "encoder.safetensors"
+    encoder.write_bytes(encoder.read_bytes()[:-10])
+    done = mochi("weights", "inspect", "model")
+    assert done.code == 1
+    assert "BAD  model/encoder.safetensors: is truncated" in done.out
+    assert "dit: " in done.out
+
+
 def test_inspect_and_verify_of_nothing(mochi, here: Path) -> None:  # type: ignore[no-untyped-def]
     save_file({"a": torch.ones(2)}, here / "other.safetensors")
     done = mochi("weights", "inspect", "other.safetensors")
@@ -117,7 +129,7 @@ def test_inspect_and_verify_of_nothing(mochi, here: Path) -> None:  # type: igno
     for command in ("inspect", "verify"):
         done = mochi("weights", command, "nowhere")
         assert done.code == 2
-        assert "neither a folder nor a name on the hub" in done.err
+        assert "nor a name on the hub" in done.err
 
 
 def test_verify_of_a_file(mochi, tiny_model: Path) -> None:  # type: ignore[no-untyped-def]

@@ -13,6 +13,7 @@ from mochi.cli.byte_progress import byte_progress, byte_size
 from mochi.cli.say import print_json, printable, say
 
 if TYPE_CHECKING:
+    from mochi.weights.folder import ModelFiles
     from mochi.weights.inspect import Inspection, PartInspection
     from mochi.weights.source import Opened
 
@@ -54,7 +55,7 @@ Quantize = Annotated[
 Marking = Annotated[
     str,
     typer.Option(
-        help="How ComfyUI's fp8 is marked: old, which all its versions read, or new.",
+        help="How ComfyUI's fp8 is marked: old, which it has always read, or new.",
         metavar="WORD",
     ),
 ]
@@ -149,6 +150,7 @@ def inspect(
             on_bytes(name, done, total)
 
         found = look_at(opened.checkpoints, tell, drop)
+    found.problems = opened.source.problems
     if json_output:
         print_json(found.to_dict())
     else:
@@ -162,27 +164,33 @@ def find_path(name: str, quiet: bool = False) -> Path:
     Raises:
         MochiError: there is no such model.
     """
-    from mochi.core.events import Event, Notice
-    from mochi.pipeline.models import find_model
+    path = Path(name).expanduser()
+    return path if path.exists() and name != "nano" else _find(name, quiet).folder
+
+
+def _open(name: str, quiet: bool) -> Opened:
+    from mochi.weights.source import open_files, open_path
 
     path = Path(name).expanduser()
     if path.exists() and name != "nano":
-        return path
+        return open_path(path)
+    return open_files(_find(name, quiet))
+
+
+def _find(name: str, quiet: bool) -> ModelFiles:
+    from mochi.core.events import Event, Notice
+    from mochi.pipeline.models import find_model
 
     def tell(event: Event) -> None:
         if isinstance(event, Notice) and not quiet:
             say(event.message)
 
-    return find_model(name, on_event=tell).folder
-
-
-def _open(name: str, quiet: bool) -> Opened:
-    from mochi.weights.source import open_path
-
-    return open_path(find_path(name, quiet))
+    return find_model(name, on_event=tell)
 
 
 def _print(found: Inspection) -> None:
+    for problem in found.problems:
+        print(f"BAD  {_plain(problem)}")
     for label, description in found.descriptions.items():
         print(f"{label}: {description}")
         for key, value in found.metadata[label].items():

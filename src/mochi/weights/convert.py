@@ -54,7 +54,7 @@ class Wishes:
         dtype: `float32`, `bfloat16` or `float16` for all that is not quantised; None keeps what
             is there. `pos_frequencies` is never narrower than float32, unless kept so.
         quantize: how the linear layers of the blocks are kept; None is as `dtype`.
-        marking: how ComfyUI's float8 is marked: `old`, which all its versions read, or `new`.
+        marking: how ComfyUI's float8 is marked: `old`, which it has always read, or `new`.
         parts: which networks; None takes all that the source has.
         all_in_one: ComfyUI's single file with prefixes.
         shard_bytes: the largest file of a diffusers component.
@@ -155,6 +155,8 @@ def plan_conversion(
             in another layout.
     """
     chosen = _chosen(source, wishes.parts)
+    if not chosen.parts:
+        raise WeightsError("holds no part of Mochi (adapters are for `mochi lora convert`)")
     for view in chosen.parts.values():
         view.check()
     work = Work(
@@ -184,6 +186,8 @@ def _files(work: Work, wishes: Wishes) -> Iterator[PlannedFile]:
 
 def _chosen(source: ModelSource, parts: tuple[Part, ...] | None) -> ModelSource:
     if parts is None:
+        if source.problems:
+            raise WeightsError(f"{source.problems[0]}; with --parts the others can be converted")
         return source
     for part in parts:
         if part not in source.parts:

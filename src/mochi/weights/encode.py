@@ -4,7 +4,7 @@ What a kind of file can hold, and under which names, is a `Container`:
 
 | container | wide | float8, as it is | float8 with a scale | ggml blocks |
 |---|---|---|---|---|
-| `DIFFUSERS` | yes | | | |
+| `DIFFUSERS`, `HUGGING_FACE` | yes | | | |
 | `ORIGINAL` | yes | yes | | q4_0 and q8_0, as `.Q4_0_qweight` |
 | `COMFY_OLD`, `COMFY_NEW` | yes | yes | by the old or the new marking | |
 | `GGUF` | yes | | | all |
@@ -68,6 +68,7 @@ class Container:
 
 
 DIFFUSERS = Container("diffusers")
+HUGGING_FACE = Container("Hugging Face")
 ORIGINAL = Container("original", float8=True, blocks=("q4_0", "q8_0"))
 COMFY_OLD = Container("ComfyUI", float8=True, marking="old")
 COMFY_NEW = replace(COMFY_OLD, marking="new")

@@ -100,18 +100,21 @@ class Inspection:
         parts: the networks.
         metadata: file to the strings beside its tensors.
         unclaimed: file to names that belong to no network.
+        problems: why files beside these could not be used.
     """
 
     descriptions: dict[str, str] = field(default_factory=dict)
     parts: list[PartInspection] = field(default_factory=list)
     metadata: dict[str, dict[str, str]] = field(default_factory=dict)
     unclaimed: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
 
     @property
     def is_broken(self) -> bool:
         """Whether something in here cannot be used."""
         broken = (oddity.is_broken for part in self.parts for oddity in part.oddities)
-        return not self.parts or any(broken) or any(self.unclaimed.values())
+        foreign = any(self.unclaimed.values())
+        return bool(not self.parts or self.problems or foreign or any(broken))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

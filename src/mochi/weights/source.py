@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mochi.core.errors import WeightsError
 from mochi.weights.checkpoint import PARTS, Checkpoint, PartView
-from mochi.weights.folder import ModelFiles
+from mochi.weights.folder import ModelFiles, everything
 from mochi.weights.names import Part
 from mochi.weights.targets import ModelSource
 from mochi.weights.tensors import StrPath
@@ -27,16 +27,22 @@ class Opened:
 
 
 def open_path(path: StrPath) -> Opened:
-    """A file, an index of shards, or the folder of a model.
+    """A file, an index of shards, the folder of a model, or one with some of its parts.
 
     Raises:
         WeightsError: nothing usable is there, or two files hold the same network.
     """
     place = Path(path)
-    if place.is_dir():
+    if not place.is_dir():
+        checkpoint = Checkpoint.open(place)
+        return Opened((checkpoint,), ModelSource(dict(checkpoint.parts)))
+    try:
         return open_files(ModelFiles.find(place))
-    checkpoint = Checkpoint.open(place)
-    return Opened((checkpoint,), ModelSource(dict(checkpoint.parts)))
+    except WeightsError:
+        opened = _parts_in(place)
+        if opened is None:
+            raise
+        return opened
 
 
 def open_files(files: ModelFiles) -> Opened:
@@ -47,28 +53,21 @@ def open_files(files: ModelFiles) -> Opened:
     """
     opened: dict[tuple[Path, ...], Checkpoint] = {}
     parts: dict[Part, PartView] = {}
-    for part in PARTS:
-        paths = _paths(files, part)
-        if paths and paths not in opened:
+    for part, paths in files.parts.items():
+        if paths not in opened:
             opened[paths] = Checkpoint.open(paths)
-        if paths:
-            parts[part] = opened[paths].part(part)
-    text = files.text_encoder
-    config = text / "config.json" if text is not None else None
-    source = ModelSource(
-        parts,
-        tokenizer=files.tokenizer,
-        card=files.card,
-        t5_config=config if config is not None and config.is_file() else None,
-    )
+        parts[part] = opened[paths].part(part)
+    source = ModelSource(parts, files.tokenizer, files.card, files.t5_config, files.problems)
     return Opened(tuple(opened.values()), source)
 
 
-def _paths(files: ModelFiles, part: Part) -> tuple[Path, ...]:
-    """The files of a part; none where the model has none."""
-    try:
-        return files.part(part)
-    except WeightsError:
-        if part in ("dit", "decoder"):
-            raise
-        return ()
+def _parts_in(folder: Path) -> Opened | None:
+    """Parts that make no whole model, such as those of `transformer/`; None where one is there
+    twice, none at all, or a file is broken."""
+    found = everything(folder)
+    candidates = found.candidates
+    if not candidates or found.errors or any(len(files) > 1 for files in candidates.values()):
+        return None
+    checkpoints = {part: files[0].checkpoint for part, files in candidates.items()}
+    parts = {part: checkpoints[part].parts[part] for part in PARTS if part in checkpoints}
+    return Opened(tuple(dict.fromkeys(checkpoints.values())), ModelSource(parts))

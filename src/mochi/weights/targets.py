@@ -76,12 +76,14 @@ class ModelSource:
         tokenizer: the folder of the tokenizer.
         card: `mochi.json`.
         t5_config: the text encoder's `config.json`.
+        problems: why files beside these could not be used.
     """
 
     parts: Mapping[Part, PartView]
     tokenizer: Path | None = None
     card: Path | None = None
     t5_config: Path | None = None
+    problems: tuple[str, ...] = ()
 
 
 @dataclass
@@ -258,14 +260,14 @@ def _comfy_vae(work: Work, container: Container) -> Iterator[PlannedFile]:
 
 
 def _text_encoder(work: Work) -> Iterator[PlannedFile]:
-    pieces = work.pieces("t5", encode.DIFFUSERS)
+    pieces = work.pieces("t5", encode.HUGGING_FACE)
     if pieces:
         yield from safetensors_shards("text_encoder/model", pieces, work.shard_bytes)
         yield _json("text_encoder/config.json", _t5_config(work))
 
 
 def _t5_config(work: Work) -> dict[str, Any]:
-    path, dtype = work.source.t5_config, work.label("t5", encode.DIFFUSERS)
+    path, dtype = work.source.t5_config, work.label("t5", encode.HUGGING_FACE)
     kind = next(kind for kind, label in _LABELS.items() if label == dtype)
     if path is None:
         return configs.t5_config(work.source.parts["t5"].config) | {"dtype": kind}
