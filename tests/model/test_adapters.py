@@ -241,6 +241,17 @@ def test_gradients_are_those_of_the_formula() -> None:
         assert torch.allclose(mine, theirs, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(0, 4), (1, 0, 4), (2, 3, 1, 4), (4,)])
+def test_inputs_of_any_number_of_dimensions_and_none_at_all(shape: tuple[int, ...]) -> None:
+    network = nn.Sequential(Linear(4, 6)).requires_grad_(False)
+    x = torch.randn(shape, generator=generator())
+    factors = Factors(torch.ones(1, 4), torch.ones(3, 1), 1.0, 1, 2)
+    expected = network(x)
+    expected[..., 3:] += x.sum(-1, keepdim=True)
+    Adapters(network).add("a", {"0": [factors]})
+    assert torch.allclose(network(x), expected, atol=1e-6)
+
+
 def test_dropout_works_in_training_alone() -> None:
     network = nn.Sequential(Linear(64, 8)).eval()
     x = torch.ones(1, 64)

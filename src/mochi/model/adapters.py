@@ -79,9 +79,9 @@ class LowRank(nn.Module):
         amount = self.strength * self.scale
         if amount == 0.0:
             return
-        kept = F.dropout(x, self.dropout, self.training)
-        down = F.linear(kept, self.lora_A.to(x.dtype)).flatten(0, -2)
-        share = out[..., self._rows].view(down.shape[0], -1)
+        kept = F.dropout(x.reshape(-1, x.shape[-1]), self.dropout, self.training)
+        down = F.linear(kept, self.lora_A.to(x.dtype))
+        share = out[..., self._rows].view(down.shape[0], self.lora_B.shape[0])
         share.addmm_(down, self.lora_B.to(x.dtype).T, alpha=amount)
 
 
