@@ -116,8 +116,8 @@ def load_t5(
     """
     if dtype not in (None, *DTYPES):
         raise RequestError("dtype", dtype, "cannot run T5 (float16 overflows)", DTYPES)
-    is_folder = isinstance(source, (str, Path))
-    weights: T5Weights = FolderWeights(Path(source)) if is_folder else source
+    weights: T5Weights
+    weights = FolderWeights(Path(source)) if isinstance(source, (str, Path)) else source
     from transformers import T5EncoderModel
 
     with torch.device("meta"):

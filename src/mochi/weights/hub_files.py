@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal, Protocol
@@ -20,6 +20,15 @@ _SHA1 = re.compile(r"[0-9a-f]{40}")
 # Beside the weights: what the folder's user should be able to read.
 _ALWAYS = re.compile(r"(README\.md|LICEN[SC]E[^/]*|NOTICE|mochi\.json)", re.IGNORECASE)
 _DIFFUSERS_FOLDERS = {"dit": "transformer", "decoder": "vae", "encoder": "vae"}
+_COMFY_FOLDERS: Mapping[ModelPart, tuple[str, ...]] = {
+    "dit": ("diffusion_models", "unet"),
+    "decoder": ("vae",),
+    "encoder": ("vae",),
+    "text_encoder": ("text_encoders", "clip"),
+    "tokenizer": (),
+}
+_COMFY_ENDINGS = (".safetensors", ".sft", ".gguf")
+_PREFERRED = ("bf16", "fp16", "fp8_scaled", "q8_0")
 _OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".gguf", ".onnx", ".msgpack", ".h5")
 
 
@@ -70,19 +79,45 @@ def select(
 ) -> dict[str, list[str]]:
     """The files to fetch, by part; key "" holds what goes with all of them.
 
-    A repository with both layouts gives its original files. Of a folder with several variants one
-    is taken. A part that the repository lacks has an empty list.
+    A repository with several layouts gives its original files, else those of diffusers, else those
+    of ComfyUI. Of several precisions one is taken. A part that the repository lacks has an empty
+    list. Names are all that is known before a download; afterwards it is content that counts.
     """
-    original = {"dit.safetensors", "decoder.safetensors"} <= set(names)
+    names = list(names)
     chosen: dict[str, list[str]] = {"": [n for n in names if _ALWAYS.fullmatch(n)]}
-    if not original:
+    if _is_diffusers(names):
         chosen[""] += [n for n in names if n == "model_index.json" or n.startswith("scheduler/")]
     for part in parts:
-        if original and part in _DIFFUSERS_FOLDERS:
-            chosen[part] = [n for n in names if n == f"{part}.safetensors"]
-        else:
-            chosen[part] = _folder(names, _DIFFUSERS_FOLDERS.get(part, part), variant)
+        chosen[part] = _of_part(names, part, variant)
     return chosen
+
+
+def _is_diffusers(names: Sequence[str]) -> bool:
+    original = {"dit.safetensors", "decoder.safetensors"} <= set(names)
+    return not original and any(name.startswith("transformer/") for name in names)
+
+
+def _of_part(names: Sequence[str], part: ModelPart, variant: str | None) -> list[str]:
+    if part in _DIFFUSERS_FOLDERS and not _is_diffusers(names):
+        whole = [name for name in names if name == f"{part}.safetensors"]
+        return whole or _comfy(names, part, variant)
+    folder = _folder(names, _DIFFUSERS_FOLDERS.get(part, part), variant)
+    return folder or _comfy(names, part, variant)
+
+
+def _comfy(names: Sequence[str], part: ModelPart, variant: str | None) -> list[str]:
+    """One file of the folder in which ComfyUI keeps such a part, the most precise that is usual."""
+    places = [f"{top}{folder}" for top in ("", "split_files/") for folder in _COMFY_FOLDERS[part]]
+    inside = [
+        name
+        for name in names
+        if name.rpartition("/")[0] in places and name.endswith(_COMFY_ENDINGS)
+    ]
+    for wanted in (variant, *_PREFERRED):
+        fitting = [name for name in inside if wanted and wanted.lower() in name.lower()]
+        if fitting:
+            return fitting[:1]
+    return inside[:1]
 
 
 def _folder(names: Iterable[str], folder: str, variant: str | None) -> list[str]:
