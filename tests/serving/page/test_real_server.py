@@ -133,7 +133,7 @@ def test_history_survives_a_restart_and_all_that_can_be_done_works(
     page.fill("#batch-count", "2")
     page.click("#run")
     cards = page.locator("#history .card")
-    expect(cards).to_have_count(2)
+    expect(cards).to_have_count(2, timeout=SLOW)
     expect(page.locator("#history .card video")).to_have_count(2, timeout=SLOW)
     served.kill()
     served.start()

@@ -15,7 +15,10 @@ export class History {
   /**
    * @param {HTMLElement} place
    * @param {Runs} runs
-   * @param {{open: (run: Prediction) => void, tweak: (run: Prediction) => void, compare: (a: Prediction, b: Prediction) => void}} acts
+   * @param {object} acts
+   * @param {(run: Prediction) => void} acts.open
+   * @param {(run: Prediction) => void} acts.tweak
+   * @param {(a: Prediction, b: Prediction) => void} acts.compare
    */
   constructor(place, runs, acts) {
     this.place = place;

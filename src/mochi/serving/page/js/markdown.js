@@ -67,7 +67,12 @@ function block(lines, at, blocks) {
   return end;
 }
 
-/** @param {string[]} lines @param {number} at @param {RegExp} while_ @param {(some: string[]) => void} take */
+/**
+ * @param {string[]} lines
+ * @param {number} at
+ * @param {RegExp} while_
+ * @param {(some: string[]) => void} take
+ */
 function run(lines, at, while_, take) {
   let end = at;
   while (end < lines.length && while_.test(lines[end])) end += 1;

@@ -62,9 +62,7 @@ export function drawExamples(place, examples, machine, acts) {
     playOnHover(card);
     return card;
   });
-  const where =
-    machine &&
-    `Times were measured on ${machine.cores} cores of an ${machine.processor}, ${machine.threads === 1 ? "one thread" : `${machine.threads} threads`}, torch ${machine.versions.torch}, ${machine.date}.`;
+  const where = machine && measuredOn(machine);
   fill(
     place,
     h("h1", {}, "Examples"),
@@ -76,6 +74,13 @@ export function drawExamples(place, examples, machine, acts) {
     h("ul", { class: "grid", "aria-label": "Examples" }, cards),
     where && h("p", { class: "quiet" }, where),
   );
+}
+
+/** @param {any} machine @returns {string} */
+function measuredOn({ cores, processor, threads, versions, date }) {
+  const used = threads === 1 ? "one thread" : `${threads} threads`;
+  const where = `${cores} cores of an ${processor}, ${used}, torch ${versions.torch}`;
+  return `Times were measured on ${where}, ${date}.`;
 }
 
 /**

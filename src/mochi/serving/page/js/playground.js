@@ -208,6 +208,7 @@ export class Playground {
     const { inputs, runs, version } = this.world;
     const batch = this.batch.all();
     if (this.busy) return;
+    if (!version()) return toast("One moment: the server has not answered yet", "bad");
     if (batch && !batch.length) return toast("Write a prompt a line first", "bad");
     this.composer.check();
     const asked = Object.keys(inputs.errors()).filter(
