@@ -10,6 +10,7 @@ own width and its own weights. The network and its two ends are here, a block is
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Literal, cast
 
 import torch
@@ -28,6 +29,7 @@ from mochi.model.layers import Linear, compute_dtype
 from mochi.model.modulation import Modulation, StepTables, tabulate
 from mochi.model.residency import Residency, Resident
 from mochi.model.rope import Rotary, RotaryTables, positions
+from mochi.model.shortcut import Shortcut
 
 Passes = Literal["auto", "together", "apart"]
 
@@ -49,6 +51,7 @@ class AsymmDiT(nn.Module):
         residency: where the blocks' weights are; all in place unless replaced.
         passes: whether the passes of a step run as one batch, `together`, or one after the other in
             each block, `apart`; `auto` decides by the number of tokens.
+        shortcut: may stand in for blocks; None unless set. With one, passes run apart.
     """
 
     def __init__(self, config: DiTConfig):
@@ -59,6 +62,7 @@ class AsymmDiT(nn.Module):
         self.kernels: Kernels = DeviceKernels()
         self.residency: Residency = Resident()
         self.passes: Passes = "auto"
+        self.shortcut: Shortcut | None = None
         self.x_embedder = PatchEmbed(config)
         self.t_embedder = TimestepEmbedder(config.visual_width, config.time_features)
         self.t5_y_embedder = AttentionPool(config.text_features, config.visual_width)
@@ -167,6 +171,7 @@ class AsymmDiT(nn.Module):
     ) -> list[Tensor]:
         """Patch pixels of each group's rows, `(R, N, patch * patch * C)`."""
         streams: list[Streams] = []
+        running = list(range(len(groups)))
         for index, block in enumerate(self.residency.walk(self._in_order)):
             if before_block is not None:
                 before_block()
@@ -175,13 +180,47 @@ class AsymmDiT(nn.Module):
                     block.start(x_BND.repeat(len(group), 1, 1), group, modulation, means.kernels)
                     for group, modulation in zip(groups, modulations, strict=True)
                 ]
-            for place, modulation in enumerate(modulations):
-                now, following = modulation.block(index), modulation.block(index + 1)
+                running = self._still_running(running, groups, streams, before=True)
+            for place in running:
+                now, following = (
+                    modulations[place].block(index),
+                    modulations[place].block(index + 1),
+                )
                 streams[place] = block(streams[place], now, following, means)
+            if index == 0:
+                running = self._still_running(running, groups, streams, before=False)
+            if not running:
+                break
+        if self.shortcut is not None:
+            for place in running:
+                self.shortcut.computed(groups[place][0], streams[place].x_BND)
         return [
             self.final_layer(stream.x_BND, modulation, means.kernels)
             for stream, modulation in zip(streams, modulations, strict=True)
         ]
+
+    def _still_running(
+        self,
+        running: list[int],
+        groups: Sequence[Sequence[TextContext]],
+        streams: list[Streams],
+        before: bool,
+    ) -> list[int]:
+        """The passes that have blocks to run, asked before or after the first of them."""
+        if self.shortcut is None:
+            return running
+        left = []
+        for place in running:
+            context, stream = groups[place][0], streams[place]
+            if before:
+                end = self.shortcut.before_first(context, stream.x_BND, stream.normed_x)
+            else:
+                end = self.shortcut.after_first(context, stream.x_BND)
+            if end is None:
+                left.append(place)
+            else:
+                streams[place] = replace(stream, x_BND=end)
+        return left
 
     @property
     def _in_order(self) -> list[AsymmBlock]:
@@ -194,7 +233,7 @@ class AsymmDiT(nn.Module):
         together = self.passes == "together" or (
             self.passes == "auto" and len(contexts) * x_BND[..., 0].numel() <= TOGETHER_TOKENS
         )
-        if together and TextContext.text_is_in_one_piece(contexts):
+        if self.shortcut is None and together and TextContext.text_is_in_one_piece(contexts):
             return [contexts]
         return [[context] for context in contexts]
 
