@@ -2,8 +2,9 @@
 
     python bench/layouts.py --output bench/results/layouts.json
 
-Goes on where it was stopped: a layout that has its row is not evaluated again. `--table` prints the
-rows for the documents.
+A layout that keeps every bit is not judged once more: its frames are compared with those of the
+shipped files, and have to be the same. Goes on where it was stopped: a layout that has its row is
+left alone. `--table` prints the rows for the documents.
 """
 
 from __future__ import annotations
@@ -37,26 +38,51 @@ LAYOUTS: dict[str, list[str]] = {
     ".gguf, Q8_0": ["--to", "gguf", "--quantize", "q8_0"],
     ".gguf, Q4_0": ["--to", "gguf", "--quantize", "q4_0"],
 }
+SHIPPED = next(iter(LAYOUTS))
+LOSSLESS = ("diffusers", "ComfyUI, split", "ComfyUI, all-in-one")
 PROMPTS = ["--seen", "150", "--unseen", "50", "--everyday", "60"]
+COMPARED = (
+    "a red circle moves left on a black background",
+    "a yellow triangle moves up on a teal background",
+    "please draw a tiny golden pyramid rising on gray",
+    "blue block, getting smaller, teal backdrop",
+)
 
 
-def evaluated(words: list[str], prompts: list[str]) -> dict[str, Any]:
+def measured(name: str, prompts: list[str]) -> dict[str, Any]:
     """Convert nano, judge the result, and say how large it is."""
+    words = LAYOUTS[name]
     with tempfile.TemporaryDirectory() as folder:
-        model, report = Path(folder, "nano"), Path(folder, "report.json")
+        model = Path(folder, "nano")
         mochi("weights", "convert", "nano", str(model), *words, "--quiet")
-        began = time.perf_counter()
-        mochi("eval", str(model), *prompts, "--output", str(report), "--quiet")
-        seconds = time.perf_counter() - began
-        found = json.loads(report.read_text())
         size = sum(path.stat().st_size for path in model.rglob("*") if path.is_file())
-    return {
-        "convert": shlex.join(words),
-        "megabytes": round(size / 1e6, 1),
-        "seconds": round(seconds),
-        "groups": found["groups"],
-        "vae_psnr": found["vae_psnr"],
-    }
+        found = compared(model) if name in LOSSLESS else judged(model, prompts)
+    return {"convert": shlex.join(words), "megabytes": round(size / 1e6, 1), **found}
+
+
+def judged(model: Path, prompts: list[str]) -> dict[str, Any]:
+    """What `mochi eval` says."""
+    report = model.parent / "report.json"
+    began = time.perf_counter()
+    mochi("eval", str(model), *prompts, "--output", str(report), "--quiet")
+    seconds = time.perf_counter() - began
+    found = json.loads(report.read_text())
+    kept = {name: found[name] for name in ("groups", "vae_psnr")}
+    return {"seconds": round(seconds), **kept}
+
+
+def compared(model: Path) -> dict[str, Any]:
+    """How many clips have the very frames of the shipped files: all of them, or it is an error."""
+    import numpy as np
+
+    import mochi
+
+    shipped, other = mochi.load("nano"), mochi.load(str(model))
+    for seed, prompt in enumerate(COMPARED):
+        frames = [pipe.generate(prompt, seed=seed).frames for pipe in (shipped, other)]
+        if not np.array_equal(*frames):
+            raise SystemExit(f"{prompt!r} has other frames than those of the shipped files")
+    return {"clips_with_the_same_frames": len(COMPARED)}
 
 
 def mochi(*words: str) -> None:
@@ -69,6 +95,10 @@ def table(rows: dict[str, Any]) -> str:
     groups = ("seen", "unseen", "everyday")
     lines = [f"| layout | size | {' | '.join(groups)} | VAE |", "|---|---|---|---|---|---|"]
     for name, row in rows.items():
+        if "groups" not in row:
+            same = f"frame for frame the same as {SHIPPED}"
+            lines.append(f"| {name} | {row['megabytes']:.1f} MB | {same} | | | |")
+            continue
         shares = " | ".join(f"{100 * row['groups'][group]['all four']:.1f} %" for group in groups)
         psnr = f"{row['vae_psnr']['mean_db']:.1f} dB"
         lines.append(f"| {name} | {row['megabytes']:.1f} MB | {shares} | {psnr} |")
@@ -89,7 +119,7 @@ def main() -> None:
     for name in [] if given.table else given.only:
         if name in rows:
             continue
-        rows[name] = evaluated(LAYOUTS[name], prompts)
+        rows[name] = measured(name, prompts)
         ordered = {layout: rows[layout] for layout in LAYOUTS if layout in rows}
         report = {
             "what": f"mochi eval DIR {shlex.join(prompts)}, for nano in each layout",
@@ -98,7 +128,7 @@ def main() -> None:
             "machine": describe(),
         }
         given.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        print(f"{name}: {json.dumps(rows[name]['groups'])}", flush=True)
+        print(f"{name}: {json.dumps(rows[name])}", flush=True)
     print(table(rows))
 
 

@@ -142,6 +142,22 @@ def test_the_scheduler_and_the_index_are_those_of_diffusers(folder: Path):
     assert index["force_zeros_for_empty_prompt"]
 
 
+def test_the_whole_pipeline_of_diffusers_runs_from_a_folder_of_ours(tmp_path: Path):
+    import shutil
+
+    from mochi.pipeline.models import nano_folder
+
+    model = random_model(text=replace(TEXT, vocabulary=346))
+    source = write_original(tmp_path / "original", model)
+    shutil.copytree(nano_folder() / "tokenizer", source / "tokenizer", dirs_exist_ok=True)
+    convert(source, tmp_path / "new", Wishes("diffusers"))
+    pipe = diffusers.MochiPipeline.from_pretrained(tmp_path / "new")
+    pipe.set_progress_bar_config(disable=True)
+    words = {"height": 16, "width": 16, "num_frames": 7, "num_inference_steps": 1}
+    frames = pipe("a red circle", output_type="np", **words).frames
+    assert frames.shape == (1, 7, 16, 16, 3)
+
+
 # -------------------------------------------------------------------------------------------- gguf
 
 

@@ -13,6 +13,7 @@ from mochi.core.config import DecoderConfig, DiTConfig, EncoderConfig, T5Size
 from mochi.core.latents import MOCHI_STATS
 from mochi.weights.t5 import BUCKETS
 
+T5_TOKENIZER = "T5TokenizerFast"
 _VERSION = "0.32.0"  # the first with Mochi; a newer one reads it
 _PATCH_CHANNELS = 3
 _EPSILON = 1e-6
@@ -117,12 +118,17 @@ def scheduler_config() -> dict[str, Any]:
     }
 
 
-def model_index(components: Collection[str]) -> dict[str, Any]:
-    """`model_index.json` of a folder that holds these components; the others are null there."""
+def model_index(components: Collection[str], tokenizer: str = T5_TOKENIZER) -> dict[str, Any]:
+    """`model_index.json` of a folder that holds these components; the others are null there.
+
+    Args:
+        components: their folders' names.
+        tokenizer: transformers' name of the tokenizer's class.
+    """
     classes = {
         "scheduler": ("diffusers", "FlowMatchEulerDiscreteScheduler"),
         "text_encoder": ("transformers", "T5EncoderModel"),
-        "tokenizer": ("transformers", "T5TokenizerFast"),
+        "tokenizer": ("transformers", tokenizer),
         "transformer": ("diffusers", "MochiTransformer3DModel"),
         "vae": ("diffusers", "AutoencoderKLMochi"),
     }

@@ -217,7 +217,8 @@ def diffusers_files(work: Work) -> Iterator[PlannedFile]:
     components += ["tokenizer"] if work.source.tokenizer else []
     yield from _text_encoder(work)
     yield _json("scheduler/scheduler_config.json", configs.scheduler_config())
-    yield _json("model_index.json", configs.model_index([*components, "scheduler"]))
+    index = configs.model_index([*components, "scheduler"], _tokenizer_class(work.source.tokenizer))
+    yield _json("model_index.json", index)
     yield from _companions(work)
     reasons = configs.cannot_build(sizes["dit"], sizes["encoder"], sizes["decoder"])
     work.notes += [f"diffusers itself cannot load this: {reason}" for reason in reasons]
@@ -277,6 +278,15 @@ def _t5_config(work: Work) -> dict[str, Any]:
         raise WeightsError(f"cannot be read as a T5 config: {error}", path) from error
     known.pop("torch_dtype", None)
     return known | {"dtype": kind}
+
+
+def _tokenizer_class(folder: Path | None) -> str:
+    """What its own config says, else T5's."""
+    try:
+        known = json.loads((folder / "tokenizer_config.json").read_text("utf-8")) if folder else {}
+        return str(known.get("tokenizer_class") or configs.T5_TOKENIZER)
+    except (OSError, ValueError, AttributeError):
+        return configs.T5_TOKENIZER
 
 
 def _companions(work: Work) -> Iterator[PlannedFile]:
