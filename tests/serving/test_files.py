@@ -61,7 +61,9 @@ def test_large_and_odd_uploads_are_refused(server: Running) -> None:
     assert server.http.post("/v1/files", content=endless(), headers=headers).status_code == 413
     assert upload(server, b"x", metadata="[1]").status_code == 422
     assert upload(server, b"x", metadata="[" * 5000).status_code == 422
-    assert server.http.post("/v1/files", json={}).status_code == 422
+    assert server.http.post("/v1/files", json={}).status_code == 415
+    assert server.http.post("/v1/files", data={"content": "x"}).status_code == 415
+    assert server.http.post("/v1/files", files={"x": ("y", b"z")}).status_code == 422
     body = {"input": {"prompt": "x" * 2_000_000}}
     assert server.http.post("/v1/predictions", json=body).status_code == 413
     assert list(server.services.work.iterdir()) == []

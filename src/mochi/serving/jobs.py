@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,9 +16,17 @@ WebhookEvent = Literal["start", "output", "logs", "completed"]
 WEBHOOK_EVENTS: tuple[WebhookEvent, ...] = ("start", "output", "logs", "completed")
 
 
+_ID = re.compile(r"[a-z2-7]{26}")
+
+
 def new_id() -> str:
     """26 characters of base32: 128 random bits, so an id cannot be guessed."""
     return base64.b32encode(secrets.token_bytes(16)).decode().rstrip("=").lower()
+
+
+def is_id(text: str) -> bool:
+    """Whether this could be an id: anything else is not worth asking a database."""
+    return _ID.fullmatch(text) is not None
 
 
 @dataclass(frozen=True, kw_only=True)

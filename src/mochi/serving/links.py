@@ -27,9 +27,10 @@ class Links:
 
     def holds(self, file_id: str, variant: str | None, expires: int, signature: str) -> bool:
         """Whether we signed this, and its time is not over."""
-        good = hmac.compare_digest(self._sign(file_id, variant, expires), signature)
+        ours = self._sign(file_id, variant, expires)
+        good = hmac.compare_digest(ours.encode(), signature.encode("utf-8", "replace"))
         return good and self._clock() < expires
 
     def _sign(self, file_id: str, variant: str | None, expires: int) -> str:
-        text = f"{file_id}\n{variant or ''}\n{expires}".encode()
+        text = f"{file_id}\n{variant or ''}\n{expires}".encode("utf-8", "replace")
         return hmac.new(self._secret, text, hashlib.sha256).hexdigest()[:_DIGITS]

@@ -6,8 +6,10 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Form, Query, Request, UploadFile
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
 
 from mochi.core.errors import VideoError
 from mochi.serving.auth import Base, Maker, Parts, Reader, identify
@@ -24,6 +26,7 @@ from mochi.serving.variants import TYPES, variant_key
 router = APIRouter(tags=["files"])
 _PIECE = 1 << 20
 _MAX_NAME = 255
+_MAX_METADATA = 10_000
 _SNIFFED = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),
     (b"\xff\xd8\xff", "image/jpeg"),
@@ -35,16 +38,49 @@ _SNIFFED = (
 Variant = Literal["gif", "thumbnail", "last_frame", "spritesheet"]
 
 
-@router.post("/v1/files", status_code=201, response_model=File, responses=problems(413, 415, 422))
-def upload(
-    content: UploadFile,
-    parts: Parts,
-    base: Base,
-    who: Maker,
-    metadata: Annotated[str | None, Form(max_length=10_000)] = None,
-) -> Any:
+_OPENAPI = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["content"],
+                    "properties": {
+                        "content": {"type": "string", "format": "binary"},
+                        "metadata": {"type": "string", "description": "A JSON object."},
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+@router.post(
+    "/v1/files",
+    status_code=201,
+    response_model=File,
+    responses=problems(413, 415, 422),
+    openapi_extra=_OPENAPI,
+)
+async def upload(request: Request, parts: Parts, base: Base, who: Maker) -> Any:
     """Keep a file. Its type is read off its first bytes, whatever it is called."""
-    about = _metadata(metadata)
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "multipart/form-data":
+        raise Problem(415, "send multipart/form-data")
+    async with request.form(max_files=2, max_fields=10) as form:
+        content, metadata = form.get("content"), form.get("metadata")
+        if not isinstance(content, UploadFile):
+            raise invalid([{"type": "missing", "field": "content", "description": "is no file"}])
+        if isinstance(metadata, UploadFile):  # as Replicate's client for Node sends it
+            metadata = (await metadata.read(_MAX_METADATA + 1)).decode("utf-8", "replace")
+        about = _metadata(metadata)
+        file = await run_in_threadpool(_keep, parts, who.account, content, about)
+    return stored_file(file, base, parts.links)
+
+
+def _keep(parts: Services, account: str, content: UploadFile, about: dict[str, Any]) -> StoredFile:
     file_id = new_id()
     path = parts.work / f"{file_id}.upload"
     digest, size, start = hashlib.sha256(), 0, b""
@@ -62,14 +98,14 @@ def upload(
         path.unlink(missing_ok=True)
     new = NewFile(
         id=file_id,
-        account=who.account,
+        account=account,
         name=_name(content.filename),
         content_type=_sniff(start),
         size=size,
         sha256=digest.hexdigest(),
         metadata=about,
     )
-    return stored_file(parts.files.add(new), base, parts.links)
+    return parts.files.add(new)
 
 
 @router.get("/v1/files", response_model=FilePage, responses=problems(422))
@@ -172,6 +208,8 @@ def _find(parts: Services, file_id: str, account: str | None = None) -> StoredFi
 def _metadata(text: str | None) -> dict[str, Any]:
     if not text:
         return {}
+    if len(text) > _MAX_METADATA:
+        raise Problem(413, f"the metadata is longer than {_MAX_METADATA} characters")
     try:
         about = json.loads(text)
         json.dumps(about, ensure_ascii=False, allow_nan=False).encode()

@@ -76,7 +76,7 @@ async def create(request: Request, parts: Parts, base: Base, who: Maker) -> Any:
     return video(job)
 
 
-@router.get("/v1/videos", response_model=VideoPage, responses=video_problems(422))
+@router.get("/v1/videos", response_model=VideoPage, responses=video_problems(404, 422))
 def page(
     parts: Parts,
     who: Reader,

@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from mochi.serving.jobs import is_id
 from mochi.serving.store.database import Database
 from mochi.serving.store.tables import files
 
@@ -57,6 +58,8 @@ class Files:
 
     def get(self, file_id: str, account: str | None = None) -> StoredFile | None:
         """A file, of this account alone if one is given."""
+        if not is_id(file_id):
+            return None
         query = sa.select(files).where(_f.id == file_id)
         if account is not None:
             query = query.where(_f.account == account)

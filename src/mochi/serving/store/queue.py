@@ -24,6 +24,7 @@ from mochi.serving.jobs import (
     Status,
     Waiting,
     WebhookEvent,
+    is_id,
     new_id,
 )
 from mochi.serving.store.database import Database
@@ -88,6 +89,8 @@ class SqlStore:
         return str(values["id"])
 
     def get(self, job_id: str, account: str | None = None) -> Job | None:
+        if not is_id(job_id):
+            return None
         query = sa.select(predictions).where(_p.id == job_id)
         if account is not None:
             query = query.where(_p.account == account)
@@ -101,6 +104,8 @@ class SqlStore:
         query = sa.select(predictions).where(_p.account == account)
         if before is not None:
             query = query.where(_p.seq < before)
+        if batch is not None and not is_id(batch):
+            return []
         if batch is not None:
             query = query.where(_p.batch == batch)
         with self.database.read() as connection:
@@ -257,6 +262,8 @@ class SqlStore:
 
     def set_shared(self, job_id: str, account: str, shared: bool) -> bool:
         """Let anyone with its address see a job, or no longer; False: there is no such job."""
+        if not is_id(job_id):
+            return False
         mine = sa.and_(_p.id == job_id, _p.account == account)
         with self.database.write() as connection:
             result = connection.execute(sa.update(predictions).where(mine).values(shared=shared))
