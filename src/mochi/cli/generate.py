@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mochi.cli import options as o
+from mochi.cli.adapters import asked_loras, recorded_loras, tell_lora_differences
 from mochi.cli.naming import default_output
 from mochi.cli.pictures import preview_to
 from mochi.cli.progress import clock, progress
@@ -130,6 +131,8 @@ def generate(
     latents: Latents = None,
     save_latents: SaveLatents = None,
     model: o.Model = None,
+    lora: o.Lora = None,
+    lora_mode: o.LoraModeWord = "live",
     device: o.Device = "auto",
     devices: o.Devices = 1,
     dtype: o.Dtype = "auto",
@@ -149,11 +152,14 @@ def generate(
     asked = _asked_prompt(prompt, embeddings, like)
     o.check_early({"prompt": asked, **settings}, preset, output)
     extras.check_free(overwrite)
+    loras = asked_loras(lora, lora_mode)
 
     record = _record_inside(like)
     past = request_in(record) if record else {}
+    if like is not None and lora is None:
+        loras = recorded_loras(record, like, lora_mode)
     with progress(quiet or json_output) as listen:
-        pipe = o.load(model or past.get("model"), device, dtype, text_dtype, listen)
+        pipe = o.load(model or past.get("model"), device, dtype, text_dtype, listen, loras)
         prompt = asked if asked is not None else str(past.get("prompt", ""))
         request = pipe.request(prompt, preset=preset, like=past, **settings)
         _tell_differences(record, pipe, extras, listen)
@@ -210,6 +216,8 @@ def _tell_differences(
     for name, given in (("embeddings", extras.embeddings), ("latents", extras.latents)):
         if name in record and given is None:
             listen(Notice(f"the given video was made from {name} in a file; see --{name}"))
+    if record:
+        tell_lora_differences(record, pipe, listen)
 
 
 def _report(path: Path, rendered: Rendered, quiet: bool, as_json: bool) -> None:

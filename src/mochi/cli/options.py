@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +16,7 @@ from mochi.pipeline.settings import FIELDS
 from mochi.pipeline.settings import check_early as check_settings
 
 if TYPE_CHECKING:
+    from mochi.pipeline.lora_spec import LoraSpec
     from mochi.pipeline.pipeline import Pipeline
 
 PICTURE, SAMPLING, MACHINE, FILES = "Picture", "Sampling", "Model and machine", "Files"
@@ -54,6 +55,25 @@ TextDtype = Annotated[
     typer.Option(
         help="Precision of the text encoder: float32 (the published recipe) or bfloat16.",
         metavar="DTYPE",
+        rich_help_panel=MACHINE,
+    ),
+]
+Lora = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="An adapter, and how much of it: FILE, FILE:0.8, a folder, or a name on the hub. "
+        "May be given several times.",
+        metavar="FILE:SCALE",
+        rich_help_panel=MACHINE,
+        show_default=False,
+    ),
+]
+LoraModeWord = Annotated[
+    str,
+    typer.Option(
+        "--lora-mode",
+        help="live: beside the weights, a little time. merged: in the weights, a little memory.",
+        metavar="MODE",
         rich_help_panel=MACHINE,
     ),
 ]
@@ -181,7 +201,12 @@ def check_early(
 
 
 def load(
-    model: str | None, device: str, dtype: str, text_dtype: str, on_event: OnEvent = ignore
+    model: str | None,
+    device: str,
+    dtype: str,
+    text_dtype: str,
+    on_event: OnEvent = ignore,
+    loras: Sequence[LoraSpec] = (),
 ) -> Pipeline:
     """The model that a command was asked for, nano by default.
 
@@ -191,7 +216,12 @@ def load(
     import mochi
 
     return mochi.load(
-        model or "nano", device=device, dtype=dtype, text_dtype=text_dtype, on_event=on_event
+        model or "nano",
+        device=device,
+        dtype=dtype,
+        text_dtype=text_dtype,
+        loras=loras,
+        on_event=on_event,
     )
 
 

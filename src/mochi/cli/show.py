@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from mochi.cli import options as o
+from mochi.cli.adapters import lora_entries, lora_text
 from mochi.cli.say import print_json, printable
 
 Video = Annotated[
@@ -46,8 +47,10 @@ def _rows(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             if value not in (None, ""):
                 yield name, _text(value)
     for name, value in record.items():
-        if name != "request":
+        if name not in ("request", "loras"):
             yield name, _text(value)
+    for entry in lora_entries(record):
+        yield "lora", lora_text(entry)
 
 
 def _text(value: object) -> str:

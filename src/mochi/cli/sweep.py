@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mochi.cli import options as o
+from mochi.cli.adapters import asked_loras
 from mochi.cli.app import exit_code_of
 from mochi.cli.naming import slug
 from mochi.cli.progress import progress
@@ -88,6 +89,8 @@ def sweep(
     preset: o.Preset = None,
     overwrite: o.Overwrite = False,
     model: o.Model = None,
+    lora: o.Lora = None,
+    lora_mode: o.LoraModeWord = "live",
     device: o.Device = "auto",
     devices: o.Devices = 1,
     dtype: o.Dtype = "auto",
@@ -105,11 +108,11 @@ def sweep(
     """
     o.check_devices(devices)
     o.check_early({}, preset, Path(f"any.{ending}"))
-    texts = _read(requests)
+    loras, texts = asked_loras(lora, lora_mode), _read(requests)
     with progress(quiet or json_output) as listen:
-        pipe = o.load(model, device, dtype, text_dtype, listen)
+        pipe = o.load(model, device, dtype, text_dtype, listen, loras)
         _make_folder(output)
-        naming = Naming(output, f".{ending}", preset)
+        naming = Naming(output, f".{ending}", preset, pipe.parts.loras.record())
         lines = [naming.line(number, text, pipe) for number, text in texts]
         worst = 0
         for done in run_lines(pipe, lines, overwrite, listen, context.obj):
@@ -121,8 +124,9 @@ def sweep(
 class Naming:
     """Lines of JSON to checked requests with an output each."""
 
-    def __init__(self, folder: Path, suffix: str, preset: str | None):
+    def __init__(self, folder: Path, suffix: str, preset: str | None, loras: object = None):
         self._folder, self._suffix, self._preset = folder, suffix, preset
+        self._worn = json.dumps(loras) if loras else ""
         self._taken: dict[Path, int] = {}
 
     def line(self, number: int, text: str, pipe: Pipeline) -> Line:
@@ -154,7 +158,8 @@ class Naming:
         from mochi.video.formats import target_of
 
         if given is None:
-            digest = hashlib.sha256(json.dumps(request.to_dict()).encode()).hexdigest()[:8]
+            content = json.dumps(request.to_dict()) + self._worn
+            digest = hashlib.sha256(content.encode()).hexdigest()[:8]
             return (
                 self._folder / f"{slug(request.prompt)}-seed{request.seed}-{digest}{self._suffix}"
             )
@@ -177,7 +182,7 @@ def run_lines(
     for line in lines:
         if line.request is None:
             yield _failed(line)
-        elif not overwrite and _is_there(line):
+        elif not overwrite and _is_there(line, pipe):
             yield Done(line.number, "there", str(line.output))
         else:
             todo.append(line)
@@ -210,18 +215,19 @@ def _failed(line: Line) -> Done:
     return Done(line.number, status, error=str(line.error), exit_code=exit_code_of(line.error))
 
 
-def _is_there(line: Line) -> bool:
-    """Whether the output exists and holds this very request."""
+def _is_there(line: Line, pipe: Pipeline) -> bool:
+    """Whether the output exists and holds this very request, made with the same adapters."""
     from mochi.video.metadata import read_request
 
     assert line.request is not None
     if not line.output.exists():
         return False
     try:
-        recorded = read_request(line.output).get("request")
+        record = read_request(line.output)
     except VideoError:
         return False  # writing will refuse to replace it, and say so
-    return bool(recorded == line.request.to_dict())
+    same = record.get("loras") == pipe.parts.loras.record()
+    return same and bool(record.get("request") == line.request.to_dict())
 
 
 def _prompts(line: Line) -> tuple[str, str]:
