@@ -21,7 +21,9 @@ def test_the_form_is_made_from_the_schema(page: Page) -> None:
     expect(page.locator(".advanced")).not_to_have_attribute("open", "")
     page.get_by_text("Advanced").click()
     expect(page.get_by_role("radio", name="euler")).to_be_checked()
-    expect(page.get_by_role("radiogroup", name="LoRA")).to_be_visible()
+    lora = page.get_by_role("radiogroup", name="LoRA")
+    expect(lora.get_by_role("radio")).to_have_count(3)
+    expect(lora.get_by_role("radio", name="none")).to_be_checked()
     slider = page.locator(".field[data-field=num_frames] input[type=range]")
     assert slider.get_attribute("step") == "6"
 
@@ -205,6 +207,19 @@ def test_a_token_is_asked_for_and_kept(bench: Bench) -> None:
     page.get_by_role("tab", name="curl").click()
     expect(page.locator("#code-panel .code")).to_contain_text("Bearer $REPLICATE_API_TOKEN")
     assert not any("secret" in url for url in bench.requests)
+    bench.complaints.clear()  # the browser itself notes each answer of 4xx
+
+
+def test_whoever_gives_no_token_is_asked_once(bench: Bench) -> None:
+    bench.world.token = "secret"
+    page = bench.open()
+    page.get_by_role("button", name="Not now").click()
+    expect(page.locator("#caption")).to_have_text(PROMPT)  # an example plays meanwhile
+    again = page.get_by_role("button", name="Enter a token")
+    again.click()
+    page.fill("#token", "secret")
+    page.get_by_role("button", name="Go on").click()
+    bench.run(page)
     bench.complaints.clear()  # the browser itself notes each answer of 4xx
 
 

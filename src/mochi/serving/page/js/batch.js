@@ -45,6 +45,11 @@ export class Batch {
   /** @param {string} mode */
   choose(mode) {
     this.mode = mode;
+    const prompt = /** @type {HTMLTextAreaElement} */ (byId("prompt"));
+    for (const element of [prompt, byId("tokens")]) element.hidden = mode === "prompts";
+    if (mode === "prompts" && !this.prompts.value && prompt.value) {
+      this.prompts.value = `${prompt.value.replaceAll("\n", " ")}\n`;
+    }
     if (mode === "seeds") {
       fill(
         this.place,

@@ -126,13 +126,14 @@ function select(field, id, put) {
 
 /** @param {Field} field @param {string} id @param {(value: any) => void} put @returns {Control} */
 function radios(field, id, put) {
-  const boxes = field.choices.map((choice) => {
+  const mayBeNone = !field.required && field.default === null;
+  const boxes = (mayBeNone ? ["", ...field.choices] : field.choices).map((choice) => {
     const box = h("input", { type: "radio", name: `radio-${field.name}`, value: choice });
-    box.addEventListener("change", () => put(choice));
+    box.addEventListener("change", () => put(choice || null));
     return box;
   });
   const labels = boxes.map((box) =>
-    h("label", { class: "segment" }, box, h("span", {}, box.value)),
+    h("label", { class: "segment" }, box, h("span", {}, box.value || "none")),
   );
   const given = { id, class: "segments", role: "radiogroup", tabindex: -1 };
   const target = h("div", { ...given, "aria-labelledby": `${id}-label` }, labels);

@@ -82,6 +82,7 @@ function firstLegal(name, minimum) {
 /** A refusal before the run, in human words. @param {import("./api.js").Problem} problem */
 export function refusal(problem) {
   const again = problem.retryAfter ? ` Try again in ${problem.retryAfter} s.` : "";
+  if (problem.status === undefined) return String(problem.message);
   if (problem.status === 0) return "The server does not answer. Is it still running?";
   if (problem.status === 429) return `The server has enough to do for now.${again}`;
   if (problem.status === 503) return `The server cannot take runs just now.${again}`;

@@ -97,7 +97,7 @@ export class Form {
   /** @param {Field} field */
   note(field) {
     const { values, seedLocked } = this.inputs;
-    const snap = snapped(field, values[field.name]);
+    const snap = this.inputs.errors()[field.name] ? "" : snapped(field, values[field.name]);
     if (snap) return snap;
     if (field.name === "num_frames" && values.fps > 0) {
       return `${seconds(values.num_frames / values.fps)} of video at ${values.fps} frames a second`;

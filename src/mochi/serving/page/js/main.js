@@ -9,7 +9,7 @@ import { drawApi, drawExamples, drawReadme, drawVersions, shippedExamples } from
 import { drawServer, Playground } from "./playground.js";
 import { Runs } from "./runs.js";
 import { fieldsOf } from "./schema.js";
-import { askForTokens, goTo, Notifier, themeSwitch, whereAmI } from "./shell.js";
+import { askForTokens, goTo, NoToken, Notifier, themeSwitch, whereAmI } from "./shell.js";
 import { recall, remember } from "./storage.js";
 
 const SERVER_EVERY = 4000;
@@ -76,15 +76,18 @@ async function connect() {
       document.body.classList.add("is-guest");
       return;
     }
+    if (server.auth && !api.token && whereAmI().page === "playground") showFirstExample();
     models = await api.models();
     drawModels();
     const wanted = models.find((one) => nameOf(one) === recall("model", null)) ?? models[0];
     await choose(nameOf(wanted));
     await runs.load();
+    if (whereAmI().page === "playground") playground.example = null;
   } catch (error) {
+    if (whereAmI().page !== "shared") showFirstExample();
+    if (error instanceof NoToken) return drawSignIn();
     drawServer(null, true);
     byId("run-error").textContent = refusal(/** @type {any} */ (error));
-    if (whereAmI().page !== "shared") showFirstExample();
     setTimeout(connect, SERVER_EVERY);
     return;
   }
@@ -103,6 +106,14 @@ async function refresh() {
     runs.away(true);
     throw error;
   }
+}
+
+/** Nothing is asked of the server until somebody has a token. */
+function drawSignIn() {
+  const onclick = () => connect();
+  const button = h("button", { type: "button", class: "button small", onclick }, "Enter a token");
+  byId("server").dataset.state = "away";
+  fill(byId("server"), button);
 }
 
 function drawModels() {

@@ -73,6 +73,9 @@ function permission() {
   return "Notification" in globalThis ? Notification.permission : "denied";
 }
 
+/** Whoever was asked for a token did not give one. */
+export class NoToken extends Error {}
+
 /**
  * Ask for a token, once however many requests wait for it.
  *
@@ -101,7 +104,7 @@ export function askForTokens(api) {
       const onclose = () => {
         asking = null;
         if (dialog.returnValue === "given") done();
-        else fail(new Error("no token was given"));
+        else fail(new NoToken("This server asks for a token."));
         dialog.returnValue = "";
       };
       dialog.addEventListener("close", onclose, { once: true });
