@@ -30,7 +30,7 @@ _REPEAT_SECONDS = 120.0
 _DURATION = re.compile(r"(\d{1,7})(ms|s|m|h|d)?")
 _UNITS = {"ms": 0.001, "s": 1.0, None: 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SHORTEST, _LONGEST = 5.0, 7 * 86400.0
-_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_KEY = re.compile(r"[\x20-\x7e]{1,255}")
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def wait_seconds(headers: Mapping[str, str]) -> float | None:
 def _key(headers: Mapping[str, str]) -> str | None:
     key = headers.get("idempotency-key")
     if key is not None and not _KEY.fullmatch(key):
-        raise Problem(400, "Idempotency-Key is not 1 to 255 visible ASCII characters")
+        raise Problem(400, "Idempotency-Key is not 1 to 255 ASCII characters")
     return key
 
 

@@ -106,8 +106,8 @@ class ServeSettings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Said explicitly, then the environment, then the file."""
-        values = init_settings()
-        path = values.get("data", Path("mochi-data")) / CONFIG
+        said = env_settings() | init_settings()
+        path = Path(said.get("data", "mochi-data")) / CONFIG
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, path)
 
 
