@@ -112,6 +112,28 @@ def run(*words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(mochi_command(*words), capture_output=True, text=True, timeout=60)
 
 
+def test_the_command_line_on_a_server(
+    server: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*words: object) -> tuple[int, str, str]:
+        code = run_command(["generate", *map(str, words), "--server", server.url], Interrupt())
+        return code, *capsys.readouterr()
+
+    path = tmp_path / "out.mp4"
+    code, out, err = run(PROMPT, "--seed", 3, "--steps", 2, "--output", path)
+    assert (code, out) == (0, f"{path}: 64x64, 25 frames, seed 3, {out.split()[-2]} s\n")
+    assert "Denoising: " in err
+    assert path.read_bytes() == f"a video of {PROMPT}".encode()
+    assert run(PROMPT, "--output", path)[0] == 1
+    assert "exists already" in run(PROMPT, "--output", path)[2]
+    code, _, err = run(PROMPT, "--steps", 500, "--output", tmp_path / "b.mp4")
+    assert code == 2
+    assert "steps=" in err
+    code, _, err = run(PROMPT, "--latents", "x.safetensors")
+    assert code == 2
+    assert "not possible with --server" in err
+
+
 def test_a_public_address_needs_a_token(tmp_path: Path) -> None:
     result = run("serve", "--host", "0.0.0.0", "--port", 0, "--data", tmp_path)
     assert result.returncode == 2

@@ -13,6 +13,7 @@ from mochi.cli.adapters import asked_loras, recorded_loras, tell_lora_difference
 from mochi.cli.naming import default_output
 from mochi.cli.pictures import preview_to
 from mochi.cli.progress import clock, progress
+from mochi.cli.remote import generate_there
 from mochi.cli.say import print_json
 from mochi.core.errors import OutputError, RequestError
 from mochi.core.events import CancelToken, Notice, OnEvent
@@ -21,6 +22,7 @@ from mochi.pipeline.record import request_in
 if TYPE_CHECKING:
     from mochi.core.request import GenerateRequest
     from mochi.pipeline.clip import Rendered
+    from mochi.pipeline.lora_spec import LoraSpec
     from mochi.pipeline.pipeline import Pipeline
 
 Prompt = Annotated[
@@ -137,6 +139,8 @@ def generate(
     devices: o.Devices = 1,
     dtype: o.Dtype = "auto",
     text_dtype: o.TextDtype = "float32",
+    server: o.Server = None,
+    token: o.ServerToken = None,
     quiet: o.Quiet = False,
     json_output: o.Json = False,
 ) -> None:
@@ -152,12 +156,11 @@ def generate(
     asked = _asked_prompt(prompt, embeddings, like)
     o.check_early({"prompt": asked, **settings}, preset, output)
     extras.check_free(overwrite)
-    loras = asked_loras(lora, lora_mode)
-
-    record = _record_inside(like)
+    loras, record = _adapters(lora, lora_mode, like)
     past = request_in(record) if record else {}
-    if like is not None and lora is None:
-        loras = recorded_loras(record, like, lora_mode)
+    if server is not None:
+        generate_there(context, asked, settings, past)
+        return
     with progress(quiet or json_output) as listen:
         pipe = o.load(model or past.get("model"), device, dtype, text_dtype, listen, loras)
         prompt = asked if asked is not None else str(past.get("prompt", ""))
@@ -197,6 +200,17 @@ def _asked_prompt(prompt: str | None, embeddings: Path | None, like: Path | None
     if embeddings is not None:
         return f"[{embeddings.name}]"
     raise RequestError("prompt", "", "is missing; say what the video shows")
+
+
+def _adapters(
+    lora: list[str] | None, mode: str, like: Path | None
+) -> tuple[list[LoraSpec], dict[str, Any]]:
+    """The adapters that are asked for, else those of the video to be like; and its record."""
+    loras = asked_loras(lora, mode)
+    record = _record_inside(like)
+    if like is not None and lora is None:
+        loras = recorded_loras(record, like, mode)
+    return loras, record
 
 
 def _record_inside(video: Path | None) -> dict[str, Any]:

@@ -135,6 +135,27 @@ LinearSteps = Annotated[
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace what exists.", rich_help_panel=FILES)
 ]
+Server = Annotated[
+    str | None,
+    typer.Option(
+        help="Let a Mochi server make it: the address of `mochi serve`.",
+        metavar="URL",
+        envvar="MOCHI_SERVER",
+        rich_help_panel=MACHINE,
+        show_default=False,
+    ),
+]
+ServerToken = Annotated[
+    str | None,
+    typer.Option(
+        "--token",
+        help="For a server that wants one; better in the environment than on the command line.",
+        metavar="TEXT",
+        envvar="MOCHI_TOKEN",
+        rich_help_panel=MACHINE,
+        show_default=False,
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Output = Annotated[
