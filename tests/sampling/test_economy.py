@@ -59,7 +59,7 @@ def test_thresholds_spare_passes_and_cost_little(
     with step_cache(dit, StepCache(kind, threshold)) as count:
         cached = _run(dit, steps=40)
     handle.remove()
-    assert count.spared >= 4
+    assert count.spared >= 3
     assert count.computed == len(calls) == 80 - count.spared
     error = (plain - cached).norm() / plain.norm()
     assert 0 < error < 0.05
