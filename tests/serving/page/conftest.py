@@ -31,10 +31,18 @@ USUAL = {"viewport": {"width": 1100, "height": 800}, "reduced_motion": "reduce"}
 
 @pytest.fixture(scope="session")
 def usual(browser: Browser) -> BrowserContext:
-    """The context of most tests; each has a port, thus an origin and a storage, of its own."""
+    """The context of most tests: scripts that it has read once are compiled."""
     made = browser.new_context(**USUAL)
     made.set_default_timeout(8000)
     return made
+
+
+@pytest.fixture(scope="session")
+def lasting() -> Iterator[Server]:
+    """The server of all tests, over another world for each."""
+    server = Server(World())
+    yield server
+    server.stop()
 
 
 @dataclass
@@ -97,6 +105,17 @@ class Bench:
         page.evaluate(f"document.querySelector('{which}').play().then(() => 0)")
         self.until(page, f"document.querySelector('{which}').currentTime > 0.1")
 
+    def forget(self) -> None:
+        """What the browser remembers of earlier tests."""
+        page = self.usual.new_page()
+        page.goto(self.url + "/static/icon.svg")
+        page.evaluate("localStorage.clear()")
+        page.close()
+
+    def mortal(self) -> None:
+        """A server of this test's own, to stop and start."""
+        self.server = Server(self.world)
+
     def restart(self) -> None:
         self.server = Server(self.world, self.server.port)
 
@@ -106,16 +125,18 @@ class Bench:
 
 
 @pytest.fixture
-def bench(browser: Browser, usual: BrowserContext) -> Iterator[Bench]:
-    world = World()
-    made = Bench(browser, usual, world, Server(world))
+def bench(browser: Browser, usual: BrowserContext, lasting: Server) -> Iterator[Bench]:
+    world = lasting.world = World()
+    made = Bench(browser, usual, world, lasting)
+    made.forget()
     yield made
     for page in made.pages:
         page.close()
     for context in made.contexts:
         context.close()
     world.release.set()
-    made.server.stop()
+    if made.server is not lasting:
+        made.server.stop()
     outside = [url for url in made.requests if not url.startswith((made.url + "/", "blob:"))]
     assert outside == [], "the page asks for something from another host"
     assert made.complaints == [], "the page complains in the console"

@@ -113,7 +113,8 @@ class Server:
     """The HTTP side; `stop` cuts every connection, as a killed process does."""
 
     def __init__(self, world: World, port: int = 0) -> None:
-        handler = type("Bound", (Handler,), {"world": world, "server_ref": self})
+        self.world = world
+        handler = type("Bound", (Handler,), {"server_ref": self})
         self.open: set[Any] = set()
         self.stopping = False
         self.http = QuietServer(("127.0.0.1", port), handler)
@@ -133,7 +134,6 @@ class Server:
 class Handler(BaseHTTPRequestHandler):
     """Routes."""
 
-    world: World
     server_ref: Server
     protocol_version = "HTTP/1.1"
 
@@ -144,6 +144,10 @@ class Handler(BaseHTTPRequestHandler):
     def finish(self) -> None:
         self.server_ref.open.discard(self.connection)
         super().finish()
+
+    @property
+    def world(self) -> World:
+        return self.server_ref.world
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -270,17 +274,17 @@ class Handler(BaseHTTPRequestHandler):
         file = PAGE / name
         if not file.resolve().is_relative_to(PAGE) or not file.is_file():
             return self.send(404, b"", "text/plain")
-        return self.ranged(file.read_bytes(), KINDS[file.suffix])
+        return self.ranged(file.read_bytes(), KINDS[file.suffix], {"Cache-Control": "max-age=600"})
 
-    def ranged(self, body: bytes, kind: str) -> None:
+    def ranged(self, body: bytes, kind: str, more: dict[str, str] | None = None) -> None:
         """The whole, or the part that was asked for (RFC 9110, section 14)."""
         wanted = self.headers.get("Range", "")
         if not wanted.startswith("bytes="):
-            return self.send(200, body, kind)
+            return self.send(200, body, kind, more)
         first, _, last = wanted.removeprefix("bytes=").partition("-")
         start, end = int(first or 0), min(int(last or len(body) - 1), len(body) - 1)
         where = f"bytes {start}-{end}/{len(body)}"
-        return self.send(206, body[start : end + 1], kind, {"Content-Range": where})
+        return self.send(206, body[start : end + 1], kind, {"Content-Range": where, **(more or {})})
 
     def json(self, value: Any, status: int = 200, *, problem: bool = False) -> None:
         kind = "application/problem+json" if problem else "application/json"

@@ -210,6 +210,7 @@ def test_a_token_is_asked_for_and_kept(bench: Bench) -> None:
     bench.complaints.clear()  # the browser itself notes each answer of 4xx
 
 
+@pytest.mark.long
 def test_whoever_gives_no_token_is_asked_once(bench: Bench) -> None:
     bench.world.token = "secret"
     page = bench.open()

@@ -28,7 +28,9 @@ def test_a_reload_in_the_middle_goes_on_where_it_was(bench: Bench, page: Page) -
     assert len(bench.world.runs) == 1
 
 
-def test_a_restart_of_the_server_in_the_middle_goes_on(bench: Bench, page: Page) -> None:
+def test_a_restart_of_the_server_in_the_middle_goes_on(bench: Bench) -> None:
+    bench.mortal()
+    page = bench.ready()
     start(bench, page, hold_at=8)
     bench.server.stop()
     expect(page.locator(".status-line")).to_contain_text("The server is away")
@@ -139,6 +141,7 @@ def test_delete_asks_once_and_deletes(bench: Bench, page: Page) -> None:
     assert bench.world.runs == {}
 
 
+@pytest.mark.long
 def test_downloads_are_files_with_good_names(bench: Bench, page: Page, tmp_path: Path) -> None:
     bench.run(page)
     for label, ending, start in [
