@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from tests.weights.lora.conftest import kwargs, pairs_for
 
+from mochi.cli.adapters import lora_entries, lora_text, recorded_loras
+from mochi.pipeline.lora_spec import LoraSpec
 from mochi.weights.loading import load_dit
 from mochi.weights.lora_read import layer_sizes, read_lora
 
@@ -87,25 +89,29 @@ def test_what_is_asked_for_goes_before_what_the_video_had(
     [
         "style",
         {"file": 3, "sha256": "x", "scale": 1},
-        {"file": "../../x", "sha256": "00", "scale": 1.0},
-        {"file": "x\u001b[31m", "sha256": "00", "scale": 1.0},
+        {"file": "", "sha256": "x", "scale": 1},
         {"file": "x", "sha256": "00", "scale": "1"},
-        None,
+        {"file": "x", "sha256": "00", "scale": True},
     ],
 )
-def test_records_of_others_break_nothing(
-    mochi, tiny_model: Path, here: Path, monkeypatch: pytest.MonkeyPatch, entry: object
-) -> None:  # type: ignore[no-untyped-def]
-    import mochi.video.metadata as metadata
+def test_what_is_no_adapter_in_a_record_is_left_out(entry: object) -> None:
+    assert lora_entries({"loras": [entry]}) == lora_entries({"loras": entry}) == []
+    assert recorded_loras({"loras": [entry, None]}, Path("a.gif"), "live") == []
 
-    make(mochi, tiny_model, "a.gif")
-    record = metadata.read_request("a.gif") | {"loras": [entry] if entry else entry}
-    monkeypatch.setattr(metadata, "read_request", lambda path: record)
-    done = mochi("generate", "--like", "a.gif", "-o", "b.gif")
-    assert done.code == 0, done.err
-    shown = mochi("show", "a.gif")
-    assert shown.code == 0
-    assert "\x1b" not in shown.out + done.err
+
+def test_a_record_leads_to_no_other_place(here: Path) -> None:
+    import hashlib
+
+    secret = here / "secret"
+    secret.write_bytes(b"x")
+    (here / "videos").mkdir()
+    digest = hashlib.sha256(b"x").hexdigest()
+    for name in ("../secret", "./secret", str(secret), "x\x1b[31m", "a\0b", "videos/.."):
+        record = {"loras": [{"file": name, "sha256": digest, "scale": 1.0}]}
+        assert recorded_loras(record, here / "videos" / "a.gif", "live") == []
+        assert lora_text(record["loras"][0]).isprintable()
+    record = {"loras": [{"file": "secret", "sha256": digest, "scale": 0.5}]}
+    assert recorded_loras(record, here / "a.gif", "merged") == [LoraSpec("secret", 0.5, "merged")]
 
 
 def test_a_sweep_with_an_adapter_makes_other_videos(mochi, tiny_model: Path, style: Path) -> None:  # type: ignore[no-untyped-def]
