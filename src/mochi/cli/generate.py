@@ -125,6 +125,8 @@ def generate(
     solver: o.Solver = None,
     threshold: o.Threshold = None,
     linear_steps: o.LinearSteps = None,
+    step_cache: o.StepCacheWord = None,
+    linear_every: o.LinearEvery = None,
     output: o.Output = None,
     overwrite: o.Overwrite = False,
     preview: PreviewFile = None,

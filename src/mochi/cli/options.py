@@ -132,6 +132,23 @@ LinearSteps = Annotated[
         help="Steps in the schedule's linear part.", metavar="N", rich_help_panel=SAMPLING
     ),
 ]
+StepCacheWord = Annotated[
+    str | None,
+    typer.Option(
+        "--step-cache",
+        help="Skip blocks where little changes: first-block:0.1 or tea:0.06. Lossy.",
+        metavar="KIND:T",
+        rich_help_panel=SAMPLING,
+    ),
+]
+LinearEvery = Annotated[
+    int | None,
+    typer.Option(
+        help="Compute every N-th of the linear steps only. Lossy.",
+        metavar="N",
+        rich_help_panel=SAMPLING,
+    ),
+]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace what exists.", rich_help_panel=FILES)
 ]

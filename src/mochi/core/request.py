@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from mochi.core.economy import StepCache
 from mochi.core.errors import RequestError
 from mochi.core.presets import get_preset
 from mochi.core.sizes import VideoSize, whole
@@ -26,6 +27,8 @@ class GenerateRequest:
     Attributes:
         guidance: one scale, or one for each step.
         threshold, linear_steps: of the linear-quadratic schedule (SPEC 3).
+        step_cache: `off`, `first-block:T` or `tea:T`: lossy, see `docs/speed.md`.
+        linear_every: of the schedule's linear steps every n-th is computed; lossy above 1.
         preset: the preset the settings started from, for the record; it changes nothing here.
         model: what `mochi.load` was given.
 
@@ -45,6 +48,8 @@ class GenerateRequest:
     threshold: float = 0.025
     linear_steps: int | None = None
     fps: int = 30
+    step_cache: str = "off"
+    linear_every: int = 1
     preset: str | None = None
     model: str = "nano"
 
@@ -61,6 +66,10 @@ class GenerateRequest:
         check_schedule(self.steps, self.threshold, self.linear_steps)
         if self.solver not in SOLVER_NAMES:
             raise RequestError("solver", self.solver, "is unknown", ", ".join(SOLVER_NAMES))
+        cache = StepCache.parse(self.step_cache)
+        self._set("step_cache", str(cache) if cache else "off")
+        every = whole("linear_every", self.linear_every)
+        self._set("linear_every", _at_most("linear_every", every, MAX_STEPS))
         if self.preset is not None:
             get_preset(self.preset)
 
