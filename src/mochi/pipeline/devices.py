@@ -37,19 +37,30 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_dtype(
-    field: str, name: str, device: torch.device, stored_bytes: int = 0
+    field: str, name: str, device: torch.device, stored_bytes: int = 0, kind: str = "float32"
 ) -> torch.dtype | None:
     """What the networks compute in; None means "as stored".
 
-    `auto` keeps what is stored, except that a large model becomes bfloat16 on anything but a CPU:
-    the published recipe (SPEC 2, Precision). On a CPU a smaller copy would cost memory and a pass
-    over the file.
+    `auto` keeps float32 and bfloat16 as they are stored, except that a large model becomes bfloat16
+    on anything but a CPU: the published recipe (SPEC 2, Precision). On a CPU a smaller copy would
+    cost memory and a pass over the file. What no network should compute in (float16, which
+    overflows, float8, ggml blocks) becomes bfloat16 where the model is large, else float32.
+
+    Args:
+        field: for the error.
+        name: what was asked for.
+        device: where it runs.
+        stored_bytes: size of the network in its file.
+        kind: how most of it is stored.
 
     Raises:
         RequestError: there is no such dtype.
     """
-    if name == "auto":
-        return None if device.type == "cpu" or stored_bytes < LARGE_BYTES else torch.bfloat16
-    if name not in DTYPES:
+    if name not in ("auto", *DTYPES):
         raise RequestError(field, name, "is unknown", ", ".join(["auto", *DTYPES]))
-    return DTYPES[name]
+    if name != "auto":
+        return DTYPES[name]
+    large = stored_bytes >= LARGE_BYTES
+    if kind not in DTYPES:
+        return torch.bfloat16 if large else torch.float32
+    return torch.bfloat16 if large and device.type != "cpu" else None
