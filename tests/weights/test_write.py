@@ -169,20 +169,28 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path):
     assert content(tmp_path) == {"a.json": b"old"}
 
 
-def test_a_failure_while_names_change_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("moment", range(5))
+@pytest.mark.parametrize("done_already", [False, True])
+def test_a_failure_while_names_change_is_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int, done_already: bool
+):
+    """At each renaming, and, as Ctrl-C may, right behind each."""
     for name in ("a", "b", "stale"):
         (tmp_path / name).write_text(f"old {name}")
     before = content(tmp_path)
     rename, calls = os.rename, iter(range(10))
 
     def flaky(source: Path, target: Path) -> None:
-        if next(calls) == 4:
+        fails = next(calls) == moment
+        if fails and not done_already:
             raise OSError(errno.EIO, "Input/output error")
         rename(source, target)
+        if fails:
+            raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "rename", flaky)
     files = [text_file("a", "new"), text_file("b", "new")]
-    with pytest.raises(OutputError):
+    with pytest.raises((OutputError, KeyboardInterrupt)):
         write_files(tmp_path, files, overwrite=True, obsolete=["stale"])
     assert content(tmp_path) == before
 

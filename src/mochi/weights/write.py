@@ -166,7 +166,7 @@ def _refuse_existing(folder: Path, files: Iterable[PlannedFile], overwrite: bool
         path = folder / file.name
         if path.is_dir():
             raise OutputError(f"{path}: is a folder; a file belongs there")
-        if not overwrite and (path.exists() or path.is_symlink()):
+        if not overwrite and os.path.lexists(path):
             raise OutputError(f"{path}: exists; --overwrite replaces it")
 
 
@@ -230,16 +230,17 @@ def _exchange(folder: Path, staging: Path, new: Sequence[str], gone: Sequence[st
 
     def move(source: Path, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
+        moved.append((source, target))  # before: Ctrl-C may come right behind the renaming
         os.rename(source, target)
-        moved.append((source, target))
 
     try:
         for name in (*new, *gone):
-            if (folder / name).exists() or (folder / name).is_symlink():
+            if os.path.lexists(folder / name):
                 move(folder / name, staging / "old" / name)
         for name in new:
             move(staging / "new" / name, folder / name)
     except BaseException:
         for source, target in reversed(moved):
-            os.rename(target, source)
+            if not os.path.lexists(source):
+                os.rename(target, source)
         raise
