@@ -72,3 +72,16 @@ def test_every_row_has_a_name_of_its_own() -> None:
     names = [row.name for row in rows]
     assert len(set(names)) == len(names)
     assert table(rows).count("\n") == len(rows) + 1
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_denoising_rows_run_at_small_sizes(device: str) -> None:
+    from pairs import Effort
+    from rows import gather, in_short
+
+    effort = Effort(repeats=1, tiny=True)
+    rows = [row for row in gather(device) if "denoise" in row.name]
+    assert rows
+    for row in rows:
+        assert "x (" in in_short(dict(row.measure(effort))), row.name

@@ -36,13 +36,13 @@ class LeanKernels:
 
     def modulated_norm(self, x_BND: Tensor, scale_B1D: Tensor, dtype: torch.dtype) -> Tensor:
         out_BND = torch.empty_like(x_BND, dtype=dtype)
-        for x_nD, scale_D, out_nD in _slices(x_BND, scale_B1D, out_BND):
-            _normed_into(out_nD, x_nD.to(torch.float32, copy=True), scale_D)
+        for x_BnD, out_BnD in _slices(x_BND, out_BND):
+            _normed_into(out_BnD, x_BnD.to(torch.float32, copy=True), scale_B1D)
         return out_BND
 
     def gated_residual(self, x_BND: Tensor, y_BND: Tensor, gate_B1D: Tensor) -> Tensor:
-        for x_nD, y_nD, gate_D in _slices(x_BND, y_BND, gate_B1D):
-            x_nD.copy_(_gated(x_nD, y_nD, gate_D))
+        for x_BnD, y_BnD in _slices(x_BND, y_BND):
+            x_BnD.copy_(_gated(x_BnD, y_BnD, gate_B1D))
         return x_BND
 
     def residual_norm(
@@ -54,12 +54,10 @@ class LeanKernels:
         dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor]:
         out_BND = y_BND if y_BND.dtype == dtype else torch.empty_like(y_BND, dtype=dtype)
-        for x_nD, y_nD, out_nD, gate_D, scale_D in _slices(
-            x_BND, y_BND, out_BND, gate_B1D, scale_B1D
-        ):
-            sum_nD = _gated(x_nD, y_nD, gate_D)
-            x_nD.copy_(sum_nD)
-            _normed_into(out_nD, sum_nD, scale_D)
+        for x_BnD, y_BnD, out_BnD in _slices(x_BND, y_BND, out_BND):
+            sum_BnD = _gated(x_BnD, y_BnD, gate_B1D)
+            x_BnD.copy_(sum_BnD)
+            _normed_into(out_BnD, sum_BnD, scale_B1D)
         return x_BND, out_BND
 
     def join_heads(self, streams: Sequence[Heads], rows: int) -> QKV:
@@ -81,47 +79,47 @@ class LeanKernels:
         self, x_BND: Tensor, scale_B1D: Tensor, shift_B1D: Tensor, dtype: torch.dtype
     ) -> Tensor:
         out_BND = torch.empty_like(x_BND, dtype=dtype)
-        for x_nD, scale_D, shift_D, out_nD in _slices(x_BND, scale_B1D, shift_B1D, out_BND):
-            normed_nD = F.layer_norm(x_nD.float(), x_nD.shape[-1:], eps=NORM_EPS)
-            out_nD.copy_(torch.addcmul(shift_D, normed_nD, scale_D))
+        for x_BnD, out_BnD in _slices(x_BND, out_BND):
+            normed_BnD = F.layer_norm(x_BnD.float(), x_BnD.shape[-1:], eps=NORM_EPS)
+            out_BnD.copy_(torch.addcmul(shift_B1D, normed_BnD, scale_B1D))
         return out_BND
 
     def silu_mul(self, ab_BNF: Tensor) -> Tensor:
         out_BNF = ab_BNF.new_empty(*ab_BNF.shape[:-1], ab_BNF.shape[-1] // 2)
-        for ab_nF, out_nF in _slices(ab_BNF, out_BNF):
-            a_nF, b_nF = ab_nF.chunk(2, dim=-1)
-            torch.mul(F.silu(a_nF), b_nF, out=out_nF)
+        for ab_BnF, out_BnF in _slices(ab_BNF, out_BNF):
+            a_BnF, b_BnF = ab_BnF.chunk(2, dim=-1)
+            torch.mul(F.silu(a_BnF), b_BnF, out=out_BnF)
         return out_BNF
 
 
 def _slices(first_BND: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The same rows and a few tokens of every tensor; factors `(B, 1, D)` go along whole."""
-    tokens, width = first_BND.shape[1:]
-    step = _step(first_BND, width)
-    for row in range(first_BND.shape[0]):
-        whole = [tensor[row] for tensor in (first_BND, *others)]
-        for start in range(0, tokens, step):
-            yield tuple(
-                tensor if tensor.shape[0] == 1 else tensor[start : start + step] for tensor in whole
-            )
+    """The same few tokens of every tensor, of all rows."""
+    tensors = (first_BND, *others)
+    tokens = first_BND.shape[1]
+    step = _step(first_BND, first_BND[:, 0].numel())
+    if step >= tokens:
+        yield tensors
+        return
+    for start in range(0, tokens, step):
+        yield tuple(x[:, start : start + step] for x in tensors)
 
 
 def _step(x: Tensor, width: int) -> int:
-    """Tokens of a slice."""
+    """Tokens of a slice, when one has `width` numbers."""
     numbers = _SLICE * torch.get_num_threads() if x.device.type == "cpu" else _DEVICE_SLICE
     return max(1, numbers // width)
 
 
-def _gated(x_nD: Tensor, y_nD: Tensor, gate_D: Tensor) -> Tensor:
-    """`x + y / rms(y) * gate`, float32, in memory of its own."""
-    y_nD = y_nD.to(torch.float32, copy=True)
-    y_nD.mul_(_inverse_rms(y_nD, NORM_EPS))
-    return torch.addcmul(x_nD.float(), y_nD, gate_D)
+def _gated(x_BnD: Tensor, y_BnD: Tensor, gate_B1D: Tensor) -> Tensor:
+    """`x + y / rms(y) * gate`, float32, in memory of its own; may overwrite y."""
+    y_BnD = y_BnD.float()
+    y_BnD.mul_(_inverse_rms(y_BnD, NORM_EPS))
+    return torch.addcmul(x_BnD.float(), y_BnD, gate_B1D)
 
 
-def _normed_into(out_nD: Tensor, x_nD: Tensor, scale_D: Tensor) -> None:
+def _normed_into(out_BnD: Tensor, x_BnD: Tensor, scale_B1D: Tensor) -> None:
     """`x / rms(x) * scale`; overwrites x, which is float32."""
-    out_nD.copy_(x_nD.mul_(_inverse_rms(x_nD, NORM_EPS)).mul_(scale_D))
+    out_BnD.copy_(x_BnD.mul_(_inverse_rms(x_BnD, NORM_EPS)).mul_(scale_B1D))
 
 
 def _inverse_rms(x: Tensor, eps: float) -> Tensor:
@@ -134,17 +132,14 @@ def _heads_into(out_3BNHK: Tensor, stream: Heads) -> None:
     """Norm, rotate and lay down one stream's heads."""
     qkv_BN3HK = stream.qkv_BN3HK
     out_3BNHK[2].copy_(qkv_BN3HK[:, :, 2])
-    tokens, width = qkv_BN3HK.shape[1], 2 * qkv_BN3HK[0, 0, 0].numel()
+    tokens, numbers = qkv_BN3HK.shape[1], qkv_BN3HK[:, 0, :2].numel()
     weight_2HK = torch.stack([stream.q_norm_K, stream.k_norm_K]).float().unsqueeze(1)
-    step = _step(qkv_BN3HK, width)
+    step = _step(qkv_BN3HK, numbers)
     for start in range(0, tokens, step):
         part = slice(start, min(start + step, tokens))
-        factors_n1HF = None
+        x_Bn2HK = qkv_BN3HK[:, part, :2].to(torch.float32, copy=True)
+        x_Bn2HK.mul_(_inverse_rms(x_Bn2HK, HEAD_EPS)).mul_(weight_2HK)
         if stream.rotary is not None:
-            factors_n1HF = stream.rotary.factors(part.start, part.stop).unsqueeze(1)
-        for row in range(qkv_BN3HK.shape[0]):
-            x_n2HK = qkv_BN3HK[row, part, :2].to(torch.float32, copy=True)
-            x_n2HK.mul_(_inverse_rms(x_n2HK, HEAD_EPS)).mul_(weight_2HK)
-            if factors_n1HF is not None:
-                torch.view_as_complex(x_n2HK.unflatten(-1, (-1, 2))).mul_(factors_n1HF)
-            out_3BNHK[:2, row, part].copy_(x_n2HK.transpose(0, 1))
+            turns_n1HF = stream.rotary.factors(part.start, part.stop).unsqueeze(1)
+            torch.view_as_complex(x_Bn2HK.unflatten(-1, (-1, 2))).mul_(turns_n1HF)
+        out_3BNHK[:2, :, part].copy_(x_Bn2HK.permute(2, 0, 1, 3, 4))
