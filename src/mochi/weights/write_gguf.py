@@ -12,25 +12,16 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import BinaryIO
 
+from mochi.weights.ggml import FLOAT_TYPES, TYPES
+from mochi.weights.stored import dtype_name
 from mochi.weights.write import OnBytes, Piece, PlannedFile, write_piece
 
 Value = str | int | float
 
 ARCHITECTURE = "mochi"
-GGML_TYPES: Mapping[str, int] = {
-    "float32": 0,
-    "float16": 1,
-    "q4_0": 2,
-    "q4_1": 3,
-    "q5_0": 6,
-    "q5_1": 7,
-    "q8_0": 8,
-    "q2_k": 10,
-    "q3_k": 11,
-    "q4_k": 12,
-    "q5_k": 13,
-    "q6_k": 14,
-    "bfloat16": 30,
+_CODES: Mapping[str, int] = {
+    dtype_name(FLOAT_TYPES[name]) if (name := known.lower()) in FLOAT_TYPES else name: code
+    for code, known in TYPES.items()
 }
 # What most of a file's weights are, by the numbers that llama.cpp gives to kinds of files.
 _FILE_TYPES: Mapping[str, int] = {
@@ -101,7 +92,7 @@ def _header(pieces: Sequence[Piece], metadata: Mapping[str, Value]) -> bytes:
         sizes = tuple(reversed(piece.shape))
         parts += [
             _string(piece.name),
-            struct.pack(f"<I{len(sizes)}QIQ", len(sizes), *sizes, GGML_TYPES[piece.kind], position),
+            struct.pack(f"<I{len(sizes)}QIQ", len(sizes), *sizes, _CODES[piece.kind], position),
         ]
         position += _padded(piece.nbytes)
     raw = b"".join(parts)
