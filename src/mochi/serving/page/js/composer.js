@@ -95,6 +95,8 @@ export class Composer {
     this.lastTokens = prompt;
     const over = cut || tokens > limit;
     this.tokens.classList.toggle("is-over", over);
+    // A count at each pause would be noise to a screen reader; a warning is not.
+    this.tokens.setAttribute("aria-live", over ? "polite" : "off");
     this.tokens.textContent = over
       ? `${tokens} tokens: only the first ${limit} are read`
       : `${tokens} / ${limit} tokens`;

@@ -307,27 +307,22 @@ function logOf(run, live) {
 /** The server's state, in the head of the page. @param {any} server @param {boolean} away */
 export function drawServer(server, away) {
   const place = byId("server");
-  if (away || !server) {
-    place.dataset.state = "away";
-    fill(place, h("i", { class: "dot" }), "Server away");
-    return;
-  }
-  const runner = server.runners?.[0];
-  const waiting = server.queue?.waiting ?? 0;
+  const runner = server?.runners?.[0];
+  const state = away || !server ? "away" : (runner?.state ?? "starting");
+  const waiting = server?.queue?.waiting ?? 0;
   /** @type {Record<string, string>} */
   const words = {
+    away: "Server away",
     starting: "Loading the model",
     idle: "Ready",
     busy: waiting ? `Busy, ${waiting} waiting` : "Busy",
     failed: `Cannot start: ${runner?.reason ?? "see the server's log"}`,
   };
-  place.dataset.state = runner?.state ?? "starting";
   const device = runner?.device && runner.device !== "auto" ? ` on ${runner.device}` : "";
-  fill(
-    place,
-    h("i", { class: "dot" }),
-    words[runner?.state] ?? "Starting",
-    h("span", { class: "quiet wide" }, device),
-  );
+  const said = `${words[state]}${device}`;
+  place.dataset.state = state;
   place.title = runner?.reason ?? "";
+  if (place.textContent === said) return; // said once is enough, for those who listen
+  const where = state !== "away" && h("span", { class: "quiet wide" }, device);
+  fill(place, h("i", { class: "dot" }), words[state], where);
 }
