@@ -10,8 +10,9 @@ from tests.model.golden import relative
 from torch import Tensor
 
 from mochi.core.errors import RequestError
+from mochi.core.speed import KERNEL_NAMES
 from mochi.model import fast, lean
-from mochi.model.fast import KERNEL_NAMES, DeviceKernels, make_kernels
+from mochi.model.fast import DeviceKernels, make_kernels
 from mochi.model.kernels import Heads, Kernels, PlainKernels
 from mochi.model.lean import LeanKernels
 from mochi.model.rope import Rotary, RotaryTables, positions

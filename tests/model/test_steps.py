@@ -13,6 +13,7 @@ from mochi.core.config import DiTConfig
 from mochi.model.dit import AsymmDiT, TextContext
 from mochi.model.exchange import OneDevice
 from mochi.model.kernels import PlainKernels
+from mochi.model.modulation import StepTables
 from mochi.model.residency import Resident
 from mochi.model.rope import RotaryTables, positions, rotary_factors
 from mochi.sampling.loop import sample
@@ -49,6 +50,12 @@ def prompts(dit: AsymmDiT, *valid: tuple[int, ...], tokens: int = 6) -> list[Tex
     ]
 
 
+def tables(dit: AsymmDiT, contexts: list[TextContext]) -> StepTables:
+    made = dit.prepare_steps(SIGMAS, contexts)
+    assert made is not None
+    return made
+
+
 MIXES = pytest.mark.parametrize(
     "valid",
     [
@@ -73,10 +80,10 @@ def test_prepared_steps_are_single_velocities(
     z, contexts = draw(2, 12, 2, 4, 6), prompts(dit, *valid)
     plain = network()
     plain.kernels, plain.passes = PlainKernels(), "apart"
-    tables = dit.prepare_steps(SIGMAS, contexts)
+    made = tables(dit, contexts)
     dit.passes = passes
     for sigma in SIGMAS:
-        found = dit.velocities(z, sigma, contexts, tables)
+        found = dit.velocities(z, sigma, contexts, made)
         for velocity, context in zip(found, contexts, strict=True):
             expected = plain.velocity(z, torch.full((2,), sigma), context)
             assert relative(velocity, expected) < 2e-6
@@ -85,18 +92,26 @@ def test_prepared_steps_are_single_velocities(
 def test_a_single_block_has_tables_too() -> None:
     dit = network(DiTConfig(**(vars(TINY) | {"depth": 1, "visual_ffn": 0, "text_ffn": 0})))
     z, contexts = draw(1, 12, 1, 4, 4), prompts(dit, (3,), (0,))
-    tables = dit.prepare_steps(SIGMAS, contexts)
-    for velocity, context in zip(dit.velocities(z, 0.5, contexts, tables), contexts, strict=True):
+    made = tables(dit, contexts)
+    for velocity, context in zip(dit.velocities(z, 0.5, contexts, made), contexts, strict=True):
         assert relative(velocity, dit.velocity(z, torch.tensor([0.5]), context)) < 1e-6
 
 
 def test_levels_and_prompts_that_are_not_in_the_tables_are_worked_out(dit: AsymmDiT) -> None:
     z, contexts = draw(1, 12, 1, 4, 4), prompts(dit, (3,), (0,), (5,))
-    tables = dit.prepare_steps(SIGMAS, contexts[:2])
+    made = tables(dit, contexts[:2])
     for sigma, given in ((0.33, contexts[:2]), (0.5, contexts[1:]), (0.5, contexts[::-1][1:])):
         expected = dit.velocities(z, sigma, given)
-        for found, wanted in zip(dit.velocities(z, sigma, given, tables), expected, strict=True):
+        for found, wanted in zip(dit.velocities(z, sigma, given, made), expected, strict=True):
             assert relative(found, wanted) < 1e-6
+
+
+def test_without_tables_every_step_works_out_its_own(dit: AsymmDiT) -> None:
+    count, expected = Counted(dit), run(dit, 3.0, tokens=4, negative=2)
+    dit.tabulates = False
+    before = count.of("mod_x")
+    assert relative(run(dit, 3.0, tokens=4, negative=2), expected) < 1e-5
+    assert count.of("mod_x") - before == len(SIGMAS) * TINY.depth
 
 
 def test_the_tables_have_the_published_size() -> None:
@@ -107,8 +122,7 @@ def test_the_tables_have_the_published_size() -> None:
     assert 2 * 64 * 2 * (per_row + per_text_row) == pytest.approx(225e6, rel=0.02)
     dit = network()
     full, half = (
-        dit.prepare_steps(SIGMAS, prompts(dit, *valid)).nbytes
-        for valid in ([(4,), (4,)], [(4,), (0,)])
+        tables(dit, prompts(dit, *valid)).nbytes for valid in ([(4,), (4,)], [(4,), (0,)])
     )
     tiny_row = (TINY.depth * 4 + 2) * TINY.visual_width
     tiny_text = ((TINY.depth - 1) * 4 + 1) * TINY.text_width
@@ -244,8 +258,8 @@ def test_tokens_that_are_elsewhere_still_know_their_places(dit: AsymmDiT) -> Non
 
     dit.exchange = Half()
     contexts = prompts(dit, (3,), (0,))
-    tables = dit.prepare_steps(SIGMAS, contexts)
-    found = dit.velocities(draw(1, 12, 2, 4, 4), 0.5, contexts, tables)
+    made = tables(dit, contexts)
+    found = dit.velocities(draw(1, 12, 2, 4, 4), 0.5, contexts, made)
     dit.kernels = PlainKernels()
     expected = dit.velocities(draw(1, 12, 2, 4, 4), 0.5, contexts)
     for ours, theirs in zip(found, expected, strict=True):
@@ -258,9 +272,9 @@ def test_rotary_tables_are_nearer_the_truth_than_float32_angles(size: tuple[int,
     where = positions(*size)
     angle = torch.einsum("nd,dhf->nhf", where.double(), frequencies.double())
     exact = torch.complex(angle.cos(), angle.sin())
-    tables = RotaryTables.make(frequencies, *size)
+    made = RotaryTables.make(frequencies, *size)
     last = where.shape[0]
-    parts = [tables.factors(a, b) for a, b in ((0, 7), (7, last - 5), (last - 5, last))]
+    parts = [made.factors(a, b) for a, b in ((0, 7), (7, last - 5), (last - 5, last))]
     found = torch.cat(parts)
     assert float((found - exact).abs().max()) < 4e-7  # two products in float32
     cos, sin = rotary_factors(frequencies, where)

@@ -21,6 +21,7 @@ from torch.nn import attention as torch_attention
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mochi.core.errors import RequestError
+from mochi.core.speed import ATTENTION_NAMES, check_word
 from mochi.model.exchange import Attention, attend
 
 Announce = Callable[[str], None]
@@ -124,8 +125,6 @@ KERNELS: Mapping[str, Kernel] = {
     "efficient": Kernel(_backend(SDPBackend.EFFICIENT_ATTENTION), ("cuda",)),
 }
 
-ATTENTION_NAMES = ("auto", *KERNELS)
-
 
 def candidates(q_BSHK: Tensor) -> list[str]:
     """What is worth timing for such queries; the first is what stays unless another is clearly
@@ -155,7 +154,7 @@ class ChosenAttention:
     """
 
     def __init__(self, name: str = "auto", announce: Announce = log.info):
-        check_attention(name)
+        check_word("attention", name, ATTENTION_NAMES)
         self.name = name
         self.chosen: dict[tuple[object, ...], str] = {}
         self.seconds: dict[tuple[object, ...], dict[str, float]] = {}
@@ -219,16 +218,6 @@ class ChosenAttention:
         if name not in self._said:
             self._said.add(name)
             self._announce(f"attention: {name} ({why})")
-
-
-def check_attention(name: str) -> None:
-    """Refuse a kernel that does not exist.
-
-    Raises:
-        RequestError: lists those there are.
-    """
-    if name not in ATTENTION_NAMES:
-        raise RequestError("attention", name, "is unknown", ", ".join(ATTENTION_NAMES))
 
 
 def _kind(q_BSHK: Tensor) -> tuple[object, ...]:

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from mochi.core.config import DiTConfig
 from mochi.core.errors import RequestError
+from mochi.core.speed import Passes
 from mochi.model.attention import ChosenAttention
 from mochi.model.block import AsymmBlock, Means, Streams
 from mochi.model.conditioning import AttentionPool, TimestepEmbedder
@@ -30,8 +31,6 @@ from mochi.model.modulation import Modulation, StepTables, tabulate
 from mochi.model.residency import Residency, Resident
 from mochi.model.rope import Rotary, RotaryTables, positions
 from mochi.model.shortcut import Shortcut
-
-Passes = Literal["auto", "together", "apart"]
 
 TOGETHER_TOKENS = 2048
 """Up to so many visual tokens in all, the passes of a step run as one batch."""
@@ -51,6 +50,7 @@ class AsymmDiT(nn.Module):
         residency: where the blocks' weights are; all in place unless replaced.
         passes: whether the passes of a step run as one batch, `together`, or one after the other in
             each block, `apart`; `auto` decides by the number of tokens.
+        tabulates: whether `prepare_steps` makes tables; else each step works out its own.
         shortcut: may stand in for blocks; None unless set. With one, passes run apart.
     """
 
@@ -62,6 +62,7 @@ class AsymmDiT(nn.Module):
         self.kernels: Kernels = DeviceKernels()
         self.residency: Residency = Resident()
         self.passes: Passes = "auto"
+        self.tabulates = True
         self.shortcut: Shortcut | None = None
         self.x_embedder = PatchEmbed(config)
         self.t_embedder = TimestepEmbedder(config.visual_width, config.time_features)
@@ -110,12 +111,17 @@ class AsymmDiT(nn.Module):
         pooled_BD = self.t5_y_embedder(text_BLG, mask_BL)
         return TextContext(self.t5_yproj(packed_BLG), counts, pooled_BD)
 
-    def prepare_steps(self, sigmas: Sequence[float], contexts: Sequence[TextContext]) -> StepTables:
-        """Everything about the steps of a run that does not depend on the latent.
+    def prepare_steps(
+        self, sigmas: Sequence[float], contexts: Sequence[TextContext]
+    ) -> StepTables | None:
+        """Everything about the steps of a run that does not depend on the latent; None where that
+        is switched off.
 
         Where they are used, the modulation layers are not: the blocks' `mod_x` and `mod_y` and the
         final layer's `mod`. They hold as long as weights and prompts stay as they are.
         """
+        if not self.tabulates:
+            return None
         levels_S = torch.tensor(list(sigmas), device=contexts[0].pooled.device)
         return self._tabulated(self.t_embedder(levels_S).unsqueeze(1), sigmas, contexts)
 

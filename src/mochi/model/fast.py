@@ -7,10 +7,9 @@ import importlib.util
 import torch
 
 from mochi.core.errors import RequestError
+from mochi.core.speed import KERNEL_NAMES, check_word
 from mochi.model.kernels import Kernels, PlainKernels
 from mochi.model.lean import LeanKernels
-
-KERNEL_NAMES = ("auto", "plain", "lean", "compiled", "triton")
 
 
 def make_kernels(name: str = "auto") -> Kernels:
@@ -19,8 +18,7 @@ def make_kernels(name: str = "auto") -> Kernels:
     Raises:
         RequestError: there are none, or they need a package that is not here.
     """
-    if name not in KERNEL_NAMES:
-        raise RequestError("kernels", name, "are unknown", ", ".join(KERNEL_NAMES))
+    check_word("kernels", name, KERNEL_NAMES)
     if name == "auto":
         return DeviceKernels()
     if name == "triton":
