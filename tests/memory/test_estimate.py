@@ -5,13 +5,21 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mochi.core.config import MOCHI_1, DecoderConfig, DiTConfig, EncoderConfig
+from mochi.core.config import MOCHI_1, DecoderConfig, DiTConfig, EncoderConfig, T5Size
 from mochi.core.sizes import VideoSize
 from mochi.memory.bounds import decode_bound, denoise_bound
-from mochi.memory.estimate import decode_need, denoise_need, encode_need, text_need
+from mochi.memory.estimate import (
+    decode_working,
+    denoise_working,
+    encode_working,
+    table_bytes,
+    text_working,
+)
 from mochi.memory.trace import LiveBytes, peak_bytes
+from mochi.model.context import TextContext
 from mochi.model.decoder import Decoder
-from mochi.model.dit import AsymmDiT, TextContext
+from mochi.model.dit import AsymmDiT
+from mochi.text.t5 import build_t5
 
 TINY_DIT = DiTConfig(
     depth=3, heads=2, head_dim=64, visual_width=128, text_width=64, text_features=64
@@ -55,7 +63,7 @@ def test_the_estimate_of_decoding_is_what_decoding_holds(dtype: torch.dtype) -> 
             pass
 
     real = peak_bytes(work)
-    estimate = decode_need(TINY_DECODER, 0, dtype, SIZE).working
+    estimate = decode_working(TINY_DECODER, dtype, SIZE)
     assert real == pytest.approx(estimate, rel=0.1)
 
 
@@ -63,33 +71,41 @@ def test_the_estimate_of_decoding_is_what_decoding_holds(dtype: torch.dtype) -> 
 def test_the_estimate_of_denoising_is_what_a_forward_pass_holds(dtype: torch.dtype) -> None:
     dit = AsymmDiT(TINY_DIT).to(dtype)
     dit.attention = lambda q, k, v: torch.empty_like(q)  # the CPU's own workspace is not ours
-    text = TextContext(
-        torch.zeros(1, 256, 64, dtype=dtype), (256,), torch.zeros(1, 128, dtype=dtype)
-    )
+    contexts = [
+        TextContext(
+            torch.zeros(1, tokens, 64, dtype=dtype), (tokens,), torch.zeros(1, 128, dtype=dtype)
+        )
+        for tokens in (256, 0)
+    ]
     z = torch.zeros(SIZE.latent.shape())
-    real = peak_bytes(lambda: dit.velocity(z, torch.ones(1), text))
-    estimate = denoise_need(TINY_DIT, 0, dtype, SIZE).working
+    with torch.no_grad():
+        tables = dit.prepare_steps([1.0, 0.5], contexts)
+    real = peak_bytes(lambda: dit.velocities(z, 1.0, contexts, tables))
+    estimate = denoise_working(TINY_DIT, dtype, SIZE, (256, 0))
     assert estimate - 4 * z.nbytes == pytest.approx(real, rel=0.1)
+    assert table_bytes(TINY_DIT, dtype, 2, (256, 0)) == tables.nbytes
+
+
+@pytest.mark.parametrize("tokens", [20, 200])
+def test_the_estimate_of_text_is_about_what_t5_holds(tokens: int) -> None:
+    size = T5Size(vocabulary=64, width=128, feed_forward=320, depth=2, heads=4, head_dim=32)
+    model = build_t5(size).eval()
+    real = peak_bytes(lambda: model(torch.zeros(1, tokens, dtype=torch.long)))
+    assert text_working(size, torch.float32, tokens) == pytest.approx(real, rel=0.35)
 
 
 def test_length_costs_the_transformer_but_not_the_decoder() -> None:
     longer = replace(SIZE, frames=8 * (SIZE.frames - 1) + 1)
-    dit = [denoise_need(TINY_DIT, 0, torch.float32, size).working for size in (SIZE, longer)]
-    decoder = [decode_need(TINY_DECODER, 0, torch.float32, size).working for size in (SIZE, longer)]
+    dit = [denoise_working(TINY_DIT, torch.float32, size, (256, 0)) for size in (SIZE, longer)]
+    decoder = [decode_working(TINY_DECODER, torch.float32, size) for size in (SIZE, longer)]
     assert dit[1] > 4 * dit[0]
     assert decoder[1] < 1.1 * decoder[0]
 
 
 def test_encoding_keeps_keys_and_values_of_the_whole_video() -> None:
     longer = replace(SIZE, frames=4 * (SIZE.frames - 1) + 1)
-    needs = [encode_need(TINY_ENCODER, 0, torch.float32, size).working for size in (SIZE, longer)]
+    needs = [encode_working(TINY_ENCODER, torch.float32, size) for size in (SIZE, longer)]
     assert 1.5 * needs[0] < needs[1] < 4.1 * needs[0]
-
-
-def test_weights_count_as_given() -> None:
-    assert denoise_need(TINY_DIT, 123, torch.float32, SIZE).weights == 123
-    need = text_need(10)
-    assert need.total == need.weights + need.working > need.weights
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -109,10 +125,10 @@ def test_the_quick_bounds_lie_above_the_estimates(
     model: tuple[DiTConfig, DecoderConfig], dtype: torch.dtype, size: VideoSize
 ) -> None:
     dit, decoder = model
-    denoise = denoise_need(dit, 0, dtype, size).working
-    decode = decode_need(decoder, 0, dtype, size).working
-    assert denoise <= denoise_bound(dit, 0, size).working
-    assert decode <= decode_bound(decoder, 0, size).working
+    denoise = denoise_working(dit, dtype, size, (256, 256))
+    decode = decode_working(decoder, dtype, size)
+    assert denoise <= denoise_bound(dit, size)
+    assert decode <= decode_bound(decoder, size)
 
 
 def test_the_quick_bounds_are_of_some_use() -> None:
@@ -122,19 +138,19 @@ def test_the_quick_bounds_are_of_some_use() -> None:
         depth=7, heads=3, head_dim=64, visual_width=192, text_width=96, text_features=96
     )
     decoder = DecoderConfig(channels=(128, 96, 64, 32), blocks=(1, 1, 2, 1, 0))
-    assert denoise_bound(dit, 0, size).working < 2**28
-    assert decode_bound(decoder, 0, size).working < 2**28
+    assert denoise_bound(dit, size) < 2**28
+    assert decode_bound(decoder, size) < 2**28
 
 
 def test_the_published_model_takes_what_was_seen_at_full_size() -> None:
     """PERFORMANCE's streamed decode: 2.6 GB of caches, 0.63 GB an activation."""
     size = VideoSize(163, 480, 848)
-    decode = decode_need(MOCHI_1.decoder, 0, torch.bfloat16, size).working / 1e9
+    decode = decode_working(MOCHI_1.decoder, torch.bfloat16, size) / 1e9
     assert 2.6 + 3 * 0.63 < decode < 2.6 + 8 * 0.63
 
 
 @pytest.mark.parametrize("size", [VideoSize(6 * 10**12 + 1, 16, 16), VideoSize(1, 16 * 10**9, 16)])
 def test_absurd_sizes_are_not_traced(size: VideoSize) -> None:
-    assert denoise_need(MOCHI_1.dit, 0, torch.bfloat16, size).total > 2**40
-    assert decode_need(MOCHI_1.decoder, 0, torch.bfloat16, size).total > 2**30
-    assert encode_need(MOCHI_1.encoder, 0, torch.bfloat16, size).total > 2**30
+    assert denoise_working(MOCHI_1.dit, torch.bfloat16, size, (256, 0)) > 2**40
+    assert decode_working(MOCHI_1.decoder, torch.bfloat16, size) > 2**30
+    assert encode_working(MOCHI_1.encoder, torch.bfloat16, size) > 2**30

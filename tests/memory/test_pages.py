@@ -98,6 +98,14 @@ def test_without_an_account_of_pages_nothing_is_dropped(
 def test_a_system_without_the_advice_is_left_alone(
     mapped: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pages, "_madvise", lambda: None)
+    monkeypatch.setattr(pages, "_function", lambda name: None)
     pages.fetch([mapped])
     assert pages.drop([mapped]) == 0
+
+
+def test_what_is_in_the_systems_cache_is_counted(tmp_path: Path) -> None:
+    path = tmp_path / "written"
+    path.write_bytes(bytes(10 * PAGE + 5))
+    assert pages.cached_bytes(path) == 10 * PAGE + 5  # it was just written
+    (tmp_path / "empty").touch()
+    assert pages.cached_bytes(tmp_path / "empty") == 0

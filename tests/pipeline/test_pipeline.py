@@ -190,12 +190,13 @@ def test_what_does_not_fit_is_refused_before_loading(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fresh = mochi.load(str(tiny_model))
-    need = max(need.total for need in fresh.budget.needs(fresh.request(PROMPT).size))
-    monkeypatch.setattr(budget_module, "available_bytes", lambda device: need - 1)
+    large = {"frames": 61, "height": 128, "width": 128}
+    needs = fresh.budget.needs(fresh.request(PROMPT, **large).size)
+    available = max(need.total for need in needs) - 1
+    monkeypatch.setattr(budget_module, "available_bytes", lambda device: available)
     with pytest.raises(DoesNotFitError, match="would fit"):
-        fresh.generate(PROMPT)
+        fresh.generate(PROMPT, **large)
     assert not any(fresh.parts.is_loaded(name) for name in ("text", "dit", "decoder"))
-    monkeypatch.setattr(budget_module, "available_bytes", lambda device: need)
     assert fresh.generate(PROMPT).frames.shape == (13, 32, 32, 3)
 
 
@@ -209,11 +210,9 @@ def test_the_transformer_makes_room_for_a_decoder_that_needs_it(
     assert not fresh.parts.is_loaded("dit")
 
 
-def test_a_large_text_encoder_is_gone_before_sampling(
-    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(prompts_module, "KEPT_BYTES", 0)
-    fresh = mochi.load(str(tiny_model))
+@pytest.mark.parametrize("memory", ["balanced", "low", "minimal"])
+def test_the_text_encoder_is_gone_before_sampling(tiny_model: Path, memory: str) -> None:
+    fresh = mochi.load(str(tiny_model), memory=memory)
     loaded = []
 
     def listen(event: Event) -> None:

@@ -18,6 +18,7 @@ Anything else that escapes is a bug in Mochi.
 from __future__ import annotations
 
 from os import PathLike
+from typing import Any
 
 _SHOWN_CHARS = 80
 
@@ -74,7 +75,13 @@ class OutputError(MochiError):
 
 
 class DoesNotFitError(MochiError):
-    """The request needs more memory than there is; the message says what would fit."""
+    """The request needs more memory than there is; the message says what would fit.
+
+    Attributes:
+        latents: of a run that was finished but for decoding, to be saved; else None.
+    """
+
+    latents: Any = None
 
 
 class SamplingError(MochiError):

@@ -35,6 +35,16 @@ def host_available_bytes() -> int:
     )
 
 
+def process_bytes() -> tuple[int, int]:
+    """What this process holds now: memory of its own, and pages of files (libraries, weights)."""
+    try:
+        status = Path("/proc/self/status").read_text()
+        own, mapped = (int(status.split(key)[1].split()[0]) for key in ("RssAnon:", "RssFile:"))
+    except (OSError, IndexError, ValueError):
+        return int(psutil.Process().memory_info().rss), 0
+    return own * 1024, mapped * 1024
+
+
 def _container_available(root: Path, membership: Path) -> int:
     """What the memory controllers of this process's cgroups leave (v2, else v1's root)."""
     rooms = [_UNLIMITED]

@@ -8,23 +8,22 @@ from __future__ import annotations
 
 from mochi.core.config import DecoderConfig, DiTConfig
 from mochi.core.sizes import SPACE_FACTOR, VideoSize
-from mochi.memory.estimate import Need
 
 _FLOAT32_BYTES = 4
 _WIDTHS_PER_TOKEN, _FFNS_PER_TOKEN = 16, 5
 _ACTIVATIONS_PER_STAGE, _CACHED_FRAMES_PER_BLOCK = 20, 8
 
 
-def denoise_bound(config: DiTConfig, weights: int, size: VideoSize, batch: int = 1) -> Need:
-    """At least what `denoise_need` says, in any dtype."""
+def denoise_bound(config: DiTConfig, size: VideoSize, passes: int = 2, batch: int = 1) -> int:
+    """At least what `denoise_working` says, in any dtype."""
     visual = _WIDTHS_PER_TOKEN * config.visual_width + _FFNS_PER_TOKEN * config.visual_ffn
     text = _WIDTHS_PER_TOKEN * config.visual_width + _FFNS_PER_TOKEN * config.text_ffn
     values = size.latent.tokens * visual + config.text_tokens * text
-    return Need("denoise", weights, batch * values * _FLOAT32_BYTES)
+    return passes * batch * values * _FLOAT32_BYTES
 
 
-def decode_bound(config: DecoderConfig, weights: int, size: VideoSize) -> Need:
-    """At least what `decode_need` says, in any dtype."""
+def decode_bound(config: DecoderConfig, size: VideoSize) -> int:
+    """At least what `decode_working` says, in any dtype."""
     height, width, frames = size.height // SPACE_FACTOR, size.width // SPACE_FACTOR, 1
     values = size.latent.frames * height * width * config.latent_channels
     expansions = (*config.time_expansions, 0)
@@ -34,4 +33,4 @@ def decode_bound(config: DecoderConfig, weights: int, size: VideoSize) -> Need:
         values += copies * channels * height * width
         if expansion:
             frames, height, width = frames * expansion, 2 * height, 2 * width
-    return Need("decode", weights, values * _FLOAT32_BYTES)
+    return values * _FLOAT32_BYTES

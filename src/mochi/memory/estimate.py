@@ -1,23 +1,28 @@
-"""What each stage of a run takes on its device: weights, and what it holds while it works."""
+"""What each stage of a run holds while it works, besides weights."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from mochi.core.config import DecoderConfig, DiTConfig, EncoderConfig
+from mochi.core.config import DecoderConfig, DiTConfig, EncoderConfig, T5Size
 from mochi.core.sizes import LatentSize, VideoSize
 from mochi.memory.trace import peak_bytes
+from mochi.model.context import TextContext
 from mochi.model.decoder import Decoder
-from mochi.model.dit import AsymmDiT, TextContext
+from mochi.model.dit import AsymmDiT
 from mochi.model.encoder import Encoder
 
 _TRACED_DEPTH = 2
 """Blocks in a traced transformer: each frees what it made, so a third adds nothing."""
+
+_FRAME, _LATENT_FRAMES = (32, 64), 16
+_TRACED_TOKENS = LatentSize(_LATENT_FRAMES, *_FRAME).tokens
+"""8,192, of which half are still so many that a step's passes run one after the other."""
 
 _TRACED_CHUNKS = 2
 """Latent frames in a traced stream: the first fills the caches, the second is the steady state
@@ -26,64 +31,69 @@ _TRACED_CHUNKS = 2
 _BEYOND_ANY_MACHINE = 2**44
 """16 TiB: a size whose input alone is this large is not traced."""
 
-_TEXT_WORKING_BYTES = 256 * 2**20
-"""What T5 holds besides its weights: generous for XXL in float32 at 2 x 256 tokens."""
+Prompts = tuple[int, ...]
+"""Tokens of the prompt of each pass of a step; the empty prompt has none."""
 
 
-@dataclass(frozen=True)
-class Need:
-    """What one stage takes on its device, in bytes."""
-
-    stage: str
-    weights: int
-    working: int
-
-    @property
-    def total(self) -> int:
-        """Weights and working memory together."""
-        return self.weights + self.working
+def text_working(size: T5Size, dtype: torch.dtype, tokens: int) -> int:
+    """Encoding a prompt: its widest layer, or the scores of all heads with their biases."""
+    inner = size.heads * size.head_dim
+    stream = tokens * (3 * size.width + inner) * dtype.itemsize
+    feed_forward = 3 * tokens * size.feed_forward * dtype.itemsize
+    scores = 4 * size.heads * tokens**2 * dtype.itemsize
+    return stream + max(feed_forward, scores + 3 * tokens * inner * dtype.itemsize)
 
 
-def text_need(weights: int) -> Need:
-    """Encoding prompts; `weights` are the encoder's bytes as loaded."""
-    return Need("text", weights, min(_TEXT_WORKING_BYTES, 8 * weights))
-
-
-def denoise_need(
-    config: DiTConfig, weights: int, dtype: torch.dtype, size: VideoSize, batch: int = 1
-) -> Need:
-    """Sampling: a forward pass in `dtype`, and the solver's latents.
+def denoise_working(
+    config: DiTConfig, dtype: torch.dtype, size: VideoSize, prompts: Prompts, batch: int = 1
+) -> int:
+    """Sampling: one step with all its passes, and the solver's latents.
 
     Latents are float32; a solver with a history keeps at most four of them.
+
+    Args:
+        config: sizes of the transformer.
+        dtype: what it computes in.
+        size: of the video.
+        prompts: tokens of the prompt of each pass.
+        batch: videos at a time.
     """
     shape = size.latent.shape(batch, config.latent_channels)
     state = 4 * math.prod(shape) * 4
     least = batch * size.latent.tokens * config.visual_width * dtype.itemsize
     if least > _BEYOND_ANY_MACHINE:
-        return Need("denoise", weights, state + least)
-    return Need("denoise", weights, state + _velocity_bytes(config, dtype, size.latent, batch))
+        return state + least
+    return state + _velocity_bytes(config, dtype, size.latent, tuple(prompts), batch)
 
 
-def decode_need(config: DecoderConfig, weights: int, dtype: torch.dtype, size: VideoSize) -> Need:
-    """Decoding as a stream, one latent frame at a time, into frames that are handed on."""
+def table_bytes(config: DiTConfig, dtype: torch.dtype, steps: int, prompts: Prompts) -> int:
+    """The modulation of all steps, made once."""
+    spoken = sum(1 for tokens in prompts if tokens)
+    visual = len(prompts) * (config.depth * 4 + 2) * config.visual_width
+    text = spoken * ((config.depth - 1) * 4 + 1) * config.text_width
+    return steps * (visual + text) * dtype.itemsize
+
+
+def decode_working(config: DecoderConfig, dtype: torch.dtype, size: VideoSize) -> int:
+    """Decoding as a stream, a few frames at a time, into frames that are handed on."""
     shape = size.latent.shape(1, config.latent_channels)
     latents = math.prod(shape) * 4
     least = size.height * size.width * config.channels[-1] * dtype.itemsize
     if latents + least > _BEYOND_ANY_MACHINE:
-        return Need("decode", weights, latents + least)
+        return latents + least
     traced = (*shape[:2], min(shape[2], _TRACED_CHUNKS), *shape[3:])
-    return Need("decode", weights, latents + _decoder_bytes(config, dtype, traced))
+    return latents + _decoder_bytes(config, dtype, traced)
 
 
-def encode_need(config: EncoderConfig, weights: int, dtype: torch.dtype, size: VideoSize) -> Need:
+def encode_working(config: EncoderConfig, dtype: torch.dtype, size: VideoSize) -> int:
     """Encoding as a stream; the keys and values along time are kept for the whole video."""
     pixels = size.frames * size.height * size.width * 3 * 4
     least = pixels + size.height * size.width * config.channels[0] * dtype.itemsize
     if least > _BEYOND_ANY_MACHINE:
-        return Need("encode", weights, least)
+        return least
     frames = min(size.frames, math.prod(config.time_reductions) * (_TRACED_CHUNKS - 1) + 1)
     working = _encoder_bytes(config, dtype, (1, 3, frames, size.height, size.width))
-    return Need("encode", weights, pixels + working + _keys_values_bytes(config, dtype, size))
+    return pixels + working + _keys_values_bytes(config, dtype, size)
 
 
 @lru_cache(maxsize=256)
@@ -100,20 +110,39 @@ def _encoder_bytes(config: EncoderConfig, dtype: torch.dtype, shape: tuple[int, 
         return peak_bytes(lambda: _exhaust(encoder, pixels))
 
 
+def _velocity_bytes(
+    config: DiTConfig, dtype: torch.dtype, latent: LatentSize, prompts: Prompts, batch: int
+) -> int:
+    """One step; what many tokens take is told from fewer, as all of it grows with their number."""
+    tokens = batch * latent.tokens
+    if tokens <= _TRACED_TOKENS:
+        return _traced_velocity(config, dtype, latent, prompts, batch)
+    less, more = (
+        _traced_velocity(config, dtype, LatentSize(frames, *_FRAME), prompts, 1)
+        for frames in (_LATENT_FRAMES // 2, _LATENT_FRAMES)
+    )
+    each = (more - less) / (_TRACED_TOKENS // 2)
+    return round(more + each * (tokens - _TRACED_TOKENS))
+
+
 @lru_cache(maxsize=256)
-def _velocity_bytes(config: DiTConfig, dtype: torch.dtype, latent: LatentSize, batch: int) -> int:
-    length = config.text_tokens
-    with torch.device("meta"):
+def _traced_velocity(
+    config: DiTConfig, dtype: torch.dtype, latent: LatentSize, prompts: Prompts, batch: int
+) -> int:
+    with torch.device("meta"), torch.no_grad():
         dit = AsymmDiT(replace(config, depth=min(config.depth, _TRACED_DEPTH))).to(dtype)
         dit.attention = _attention_output_only
         z = torch.empty(latent.shape(batch, config.latent_channels))
-        sigma = torch.empty(batch)
-        text = TextContext(
-            torch.empty(batch, length, config.text_width, dtype=dtype),
-            (length,) * batch,
-            torch.empty(batch, config.visual_width, dtype=dtype),
-        )
-        return peak_bytes(lambda: dit.velocity(z, sigma, text))
+        contexts = [
+            TextContext(
+                torch.empty(batch, tokens, config.text_width, dtype=dtype),
+                (tokens,) * batch,
+                torch.empty(batch, config.visual_width, dtype=dtype),
+            )
+            for tokens in prompts
+        ]
+        tables = dit.prepare_steps([1.0], contexts)
+        return peak_bytes(lambda: dit.velocities(z, 1.0, contexts, tables))
 
 
 def _attention_output_only(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -6,45 +6,39 @@ from collections.abc import Callable, Sequence
 
 from mochi.core.errors import DoesNotFitError
 from mochi.core.sizes import PIXEL_MULTIPLE, TIME_FACTOR, VideoSize
-from mochi.memory.estimate import Need
-
-GIB = 2**30
+from mochi.memory.need import Need
+from mochi.memory.plan import Room, gib
 
 Needs = Callable[[VideoSize], Sequence[Need]]
-"""What the stages of a video of some size take."""
+"""What the stages of a video of some size take, in the modes that would be chosen for it."""
 
 
-def worst(needs: Sequence[Need]) -> Need:
-    """The stage that takes most; stages do not overlap."""
-    return max(needs, key=lambda need: need.total)
-
-
-def check_fits(needs: Needs, size: VideoSize, available: int, device: str) -> None:
-    """Refuse a size whose worst stage takes more than `available` bytes.
+def check_fits(needs: Needs, size: VideoSize, room: Room, device: str) -> None:
+    """Refuse a size of which a stage has no room.
 
     Raises:
         DoesNotFitError: names the stage, what it takes, what there is, and a size that fits.
     """
-    need = worst(needs(size))
-    if need.total <= available:
+    lacking = [need for need in needs(size) if not room.has(need)]
+    if not lacking:
         return
-    fitting = largest_fitting(needs, size, available)
+    need = max(lacking, key=lambda need: need.total)
+    fitting = largest_fitting(needs, size, room)
     advice = f"{fitting} would fit" if fitting else "no size fits: the weights alone are too large"
     raise DoesNotFitError(
-        f"{size} needs about {_gib(need.total)} on {device} to {need.stage} "
-        f"({_gib(need.weights)} weights, {_gib(need.working)} working memory), "
-        f"and {_gib(available)} are free; {advice}"
+        f"{size} needs about {_shown(need, room, device)} to {need.stage} with --memory "
+        f"{need.mode} ({gib(need.weights)} weights, {gib(need.working)} working memory); {advice}"
     )
 
 
-def largest_fitting(needs: Needs, size: VideoSize, available: int) -> VideoSize | None:
+def largest_fitting(needs: Needs, size: VideoSize, room: Room) -> VideoSize | None:
     """The largest video no larger than `size` that fits: fewer frames first, then fewer pixels.
 
     Fewer pixels means half the height and width, again and again; None where nothing fits.
     """
 
     def fits(candidate: VideoSize) -> bool:
-        return worst(needs(candidate)).total <= available
+        return all(room.has(need) for need in needs(candidate))
 
     while True:
         if fits(VideoSize(1, size.height, size.width)):
@@ -52,6 +46,13 @@ def largest_fitting(needs: Needs, size: VideoSize, available: int) -> VideoSize 
         if size.height == size.width == PIXEL_MULTIPLE:
             return None
         size = VideoSize(size.frames, _halved(size.height), _halved(size.width))
+
+
+def _shown(need: Need, room: Room, device: str) -> str:
+    if not room.on_cpu and need.host > room.host:
+        return f"{gib(need.host)} of the host's memory, of which {gib(room.host)} are free,"
+    taken = need.total + (need.host if room.on_cpu else 0)
+    return f"{gib(taken)} on {device}, of which {gib(room.device)} are free,"
 
 
 def _most_frames(fits: Callable[[VideoSize], bool], size: VideoSize) -> VideoSize:
@@ -68,7 +69,3 @@ def _most_frames(fits: Callable[[VideoSize], bool], size: VideoSize) -> VideoSiz
 
 def _halved(pixels: int) -> int:
     return max(1, pixels // 2 // PIXEL_MULTIPLE) * PIXEL_MULTIPLE
-
-
-def _gib(size: int) -> str:
-    return f"{size / GIB:.1f} GiB" if size < 1000 * GIB else f"{size / GIB:,.0f} GiB"

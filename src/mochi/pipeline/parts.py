@@ -5,20 +5,25 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import prod
 from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import nn
 
+from mochi.memory.modes import Mode
+from mochi.memory.residency import Streamed, stream_blocks
+from mochi.memory.stream import BlockStream, Carriage
 from mochi.model.decoder import Decoder
 from mochi.model.dit import AsymmDiT
 from mochi.model.encoder import Encoder
-from mochi.text.encoder import TextEncoder
-from mochi.text.t5 import weight_files
-from mochi.weights.folder import ModelFiles
+from mochi.pipeline.facts import Blueprint, blueprint_of
+from mochi.pipeline.loras import Loras
+from mochi.pipeline.text_weights import CheckpointT5
+from mochi.text.encoder import TextEncoder, trim
+from mochi.weights.deferred import load_dit_deferred
+from mochi.weights.folder import ModelFiles, open_part
 from mochi.weights.loading import load_decoder, load_dit, load_encoder
-from mochi.weights.tensors import TensorFile
+from mochi.weights.names import Part
 
 NetworkName = Literal["dit", "decoder", "encoder"]
 PartName = Literal["text"] | NetworkName
@@ -29,32 +34,35 @@ _LOADERS: Mapping[NetworkName, Callable[..., nn.Module]] = {
     "decoder": load_decoder,
     "encoder": load_encoder,
 }
+PARTS: Mapping[PartName, Part] = {
+    "text": "t5",
+    "dit": "dit",
+    "decoder": "decoder",
+    "encoder": "encoder",
+}
+"""What the weights call each part."""
 
 
 @dataclass(frozen=True)
 class Precision:
-    """What the networks compute in; None means "as stored"."""
+    """What the networks compute in; None means "as stored".
+
+    Attributes:
+        networks: the transformer and the VAE.
+        text: the text encoder.
+        dequantize: decode quantised weights when they are loaded.
+    """
 
     networks: torch.dtype | None = None
     text: torch.dtype = torch.float32
-
-
-@dataclass(frozen=True)
-class Blueprint:
-    """A network before it is loaded: its config, and its weights in bytes as they will be."""
-
-    config: Any
-    weights: int
-    dtype: torch.dtype
-
-
-def dit_bytes(files: ModelFiles) -> int:
-    """Size of the transformer's files."""
-    return sum(path.stat().st_size for path in files.dit)
+    dequantize: bool = False
 
 
 class Parts:
-    """Loads each network once.
+    """Loads each network once, and holds it as its memory mode says.
+
+    Attributes:
+        loras: the adapters that the transformer wears.
 
     Every method that loads or looks raises `WeightsError` where a part is absent, unreadable,
     truncated or of foreign shapes; loading also where a weight is not finite.
@@ -64,12 +72,15 @@ class Parts:
         self.files = files
         self.device = device
         self.precision = precision
+        self._modes: dict[PartName, Mode] = {}
         self._loaded: dict[PartName, Any] = {}
+        self._streams: dict[PartName, Streamed | BlockStream] = {}
         self._blueprints: dict[PartName, Blueprint] = {}
+        self.loras = Loras(lambda: self._load("dit", device="meta", check_finite=False))
 
     def dit(self) -> AsymmDiT:
-        """The transformer."""
-        return cast(AsymmDiT, self._get("dit", lambda: self._load("dit")))
+        """The transformer, with the adapters that it wears."""
+        return self._get("dit", lambda: self.loras.dress(self._load_dit()))
 
     def decoder(self) -> Decoder:
         """The VAE's decoder."""
@@ -83,37 +94,54 @@ class Parts:
         """The text encoder with its tokenizer."""
         return self._get("text", self._load_text)
 
+    def mode(self, name: PartName) -> Mode:
+        """How a network is held."""
+        return self._modes.get(name, "high")
+
+    def hold(self, name: PartName, mode: Mode) -> None:
+        """Hold a network in another way from its next use on."""
+        if mode != self.mode(name):
+            self.release(name)
+            self._modes[name] = mode
+
+    def done_with(self, name: PartName) -> None:
+        """A stage that used a network is over: unless it is held for good, its memory goes."""
+        if self.mode(name) != "high":
+            self.release(name)
+
     def release(self, name: PartName) -> None:
         """Give a network's memory back; it is loaded again when it is needed again."""
-        part = self._loaded.pop(name, None)
+        part, stream = self._loaded.pop(name, None), self._streams.pop(name, None)
+        if part is None and stream is None:
+            return
         if isinstance(part, TextEncoder):
             part.close()
-        del part
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        if name == "dit":
+            self.loras.undress()
+        if stream is not None:
+            stream.close()
+        del part, stream
+        give_memory_back(self.device)
+
+    def release_all(self) -> None:
+        """Give the memory of all networks back."""
+        for name in list(self._loaded):
+            self.release(name)
 
     def is_loaded(self, name: PartName) -> bool:
         """Whether a network is in memory."""
         return name in self._loaded
 
-    def blueprint(self, name: NetworkName) -> Blueprint:
+    def blueprint(self, name: PartName) -> Blueprint:
         """A network's sizes, off the headers of its files: names and shapes are checked on the
         way, no weight is read."""
         if name not in self._blueprints:
-            network = self._load(name, device="meta", check_finite=False)
-            parameters = list(network.parameters())
-            largest = max(parameters, key=lambda parameter: parameter.numel())
-            size = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
-            self._blueprints[name] = Blueprint(network.config, size, largest.dtype)
+            part = PARTS[name]
+            dtype = self.precision.text if name == "text" else self.precision.networks
+            view = open_part(part, self.files.part(part))
+            dequantize = self.precision.dequantize
+            self._blueprints[name] = blueprint_of(view, dtype, dequantize)
         return self._blueprints[name]
-
-    def text_weights(self) -> int:
-        """Bytes of the text encoder's weights as they will be loaded."""
-        folder, _ = self.files.text_parts()
-        files = [TensorFile(path) for path in weight_files(folder)]
-        numbers = sum(prod(file.shape(name)) for file in files for name in file.names())
-        return numbers * self.precision.text.itemsize
 
     def _get(self, name: PartName, load: Callable[[], T]) -> T:
         if name not in self._loaded:
@@ -122,11 +150,45 @@ class Parts:
 
     def _load(self, name: NetworkName, **options: Any) -> Any:
         settings = {"device": self.device, "dtype": self.precision.networks} | options
+        if name == "dit":
+            settings.setdefault("dequantize", self.precision.dequantize)
         network = _LOADERS[name](self.files.part(name), **settings)
         return network.eval().requires_grad_(False)
 
-    def _load_text(self) -> TextEncoder:
-        encoder, tokenizer = self.files.text_parts()
-        return TextEncoder.from_folders(
-            encoder, tokenizer, dtype=self.precision.text, device=self.device
+    def _load_dit(self) -> AsymmDiT:
+        mode, dtype = self.mode("dit"), self.precision.networks
+        if mode == "high":
+            return cast(AsymmDiT, self._load("dit"))
+        found = load_dit_deferred(self.files.part("dit"), self.device, dtype)
+        dit = found.network.eval().requires_grad_(False)
+        streamed = stream_blocks(
+            list(dit.blocks), mode, self.device, dtype, deferred=found.deferred, check=found.check
         )
+        dit.residency = self._streams["dit"] = streamed
+        return dit
+
+    def _load_text(self) -> TextEncoder:
+        mode, dtype = self.mode("text"), self.precision.text
+        residency = None
+        if mode in ("low", "minimal"):
+            drops = mode == "minimal" or self.device.type != "cpu"
+            carriage = Carriage(self.device, dtype, drops_pages=drops, returns=False)
+            residency = self._streams["text"] = BlockStream(carriage)
+        return TextEncoder.from_folders(
+            CheckpointT5.of(self.files),
+            self.files.tokenizer_folder(),
+            dtype=dtype,
+            device=self.device,
+            residency=residency,
+            dequantize=self.precision.dequantize,
+        )
+
+
+def give_memory_back(device: torch.device) -> None:
+    """What nobody holds any more goes to the system, and does not wait to be used again."""
+    gc.collect()
+    trim()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()

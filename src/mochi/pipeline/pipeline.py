@@ -21,13 +21,21 @@ import torch
 from mochi.core.errors import RequestError
 from mochi.core.events import CancelToken, OnEvent, ignore
 from mochi.core.request import GenerateRequest
+from mochi.core.sizes import VideoSize
+from mochi.memory.modes import AUTO, Mode, check_mode
+from mochi.memory.plan import Plan
 from mochi.pipeline.budget import Budget
 from mochi.pipeline.clip import Clip, Rendered
 from mochi.pipeline.defaults import ModelCard, read_card
 from mochi.pipeline.devices import pick_device, pick_dtype
+from mochi.pipeline.given import PartNames
+from mochi.pipeline.job import Job
 from mochi.pipeline.latents import StoredLatents
-from mochi.pipeline.models import Hub, find_model
-from mochi.pipeline.parts import Parts, Precision, dit_bytes
+from mochi.pipeline.lora_spec import LoraGiven, checked_mode, checked_scale, lora_spec
+from mochi.pipeline.loras import WornLora
+from mochi.pipeline.models import Hub, find_lora, find_model
+from mochi.pipeline.parts import Parts, Precision
+from mochi.pipeline.places import NANO
 from mochi.pipeline.prompts import Prompts
 from mochi.pipeline.record import make_record
 from mochi.pipeline.roundtrip import round_trip
@@ -37,7 +45,7 @@ from mochi.pipeline.watch import Watch
 from mochi.sampling.guidance import Wrap
 from mochi.text.features import TextFeatures
 from mochi.video.writer import open_writer
-from mochi.weights.folder import ModelFiles
+from mochi.weights.folder import ModelFiles, open_part
 
 _RANDOM_SEEDS = 2**32
 
@@ -61,41 +69,69 @@ class RequestSettings(TypedDict, total=False):
     solver: str | None
     threshold: float | None
     linear_steps: int | None
+    step_cache: str | None
+    linear_every: int | None
     preset: str | None
     like: Mapping[str, Any] | None
 
 
 def load(
-    model: str | Path = "nano",
+    model: str | Path | None = None,
     *,
+    dit: str | Path | None = None,
+    vae: str | Path | None = None,
+    text_encoder: str | Path | None = None,
+    tokenizer: str | Path | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    dequantize: bool = False,
     text_dtype: str = "float32",
+    memory: str = AUTO,
+    loras: Sequence[LoraGiven] = (),
+    lora_mode: str = "live",
     hub: Hub | None = None,
     on_event: OnEvent = ignore,
 ) -> Pipeline:
     """A model, ready to generate. Its weights are read when a stage first needs them.
 
     Args:
-        model: `nano`, a folder (original files or diffusers), or a name on the hub, which is
-            fetched where it is not on this machine yet.
+        model: `nano` (also when nothing is said); a folder with original, diffusers or ComfyUI
+            files; one file: a transformer (what it lacks is looked for beside it), an all-in-one, a
+            .gguf; or a name on the hub, `owner/name` or `owner/name/FILE`, which is fetched where
+            it is not on this machine yet.
+        dit, vae, text_encoder, tokenizer: these parts from elsewhere: files, folders or names on
+            the hub. With `dit` alone, the others are looked for beside it.
         device: `auto`, or one of `mochi.pipeline.devices.present_devices()`.
-        dtype: of the networks: `auto` (as stored; bfloat16 for a large model on a GPU),
-            `float32` or `bfloat16`.
+        dtype: of the networks: `auto` (see `mochi.pipeline.devices.pick_dtype`), `float32` or
+            `bfloat16`.
+        dequantize: decode quantised weights when they are loaded: faster, and as large as plain
+            ones. Otherwise they stay as small as they are stored; both give the same numbers.
         text_dtype: of the text encoder: `float32` (the published recipe), `bfloat16`.
+        memory: how much of the model is in memory at once: `high`, `balanced`, `low`, `minimal`, or
+            `auto`, which is as fast as the memory that is free allows.
+        loras: adapters to put on: files, folders or names on the hub, each alone or with a scale,
+            as `("style.safetensors", 0.8)` or `"style.safetensors:0.8"`.
+        lora_mode: `live` or `merged`, see `Pipeline.add_lora`.
         hub: where to fetch from, when not from the public hub.
-        on_event: told about a download.
+        on_event: told about a download, and what was found where.
 
     Raises:
-        RequestError: no such model, device or dtype; lists those there are.
-        WeightsError: the folder holds no whole model.
+        RequestError: no such model, device, dtype or adapter; lists those there are.
+        WeightsError: the folder holds no whole model, or an adapter does not fit it.
         DownloadError: the hub does not deliver.
     """
     place = pick_device(device)
     text = pick_dtype("text_dtype", text_dtype, place) or torch.float32
     pick_dtype("dtype", dtype, place)  # an unknown one is refused before a model is fetched
-    files = find_model(str(model), hub, on_event)
-    return open_model(files, str(model), place, dtype, text)
+    mode = check_mode(memory)
+    specs, worn = [lora_spec(given) for given in loras], checked_mode(lora_mode)
+    parts = PartNames.of(dit=dit, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer)
+    files = find_model(None if model is None else str(model), hub, on_event, parts)
+    name = str(model or dit or NANO)
+    pipe = open_model(files, name, place, dtype, text, mode, dequantize=dequantize)
+    for spec in specs:
+        pipe.add_lora(spec.source, spec.scale, mode=spec.mode or worn, hub=hub, on_event=on_event)
+    return pipe
 
 
 def open_model(
@@ -104,6 +140,9 @@ def open_model(
     device: torch.device,
     dtype: str = "auto",
     text_dtype: torch.dtype = torch.float32,
+    memory: Mode | None = None,
+    *,
+    dequantize: bool = False,
 ) -> Pipeline:
     """A pipeline on files that were found; `auto` is the dtype of the model's card, if it has one.
 
@@ -113,9 +152,15 @@ def open_model(
     """
     card = read_card(files.card)
     chosen = card.dtype if dtype == "auto" else dtype
-    networks = pick_dtype("dtype", chosen, device, dit_bytes(files))
+    dit = open_part("dit", files.dit)
+    networks = pick_dtype("dtype", chosen, device, dit.nbytes, dit.main_kind)
     return Pipeline(
-        files, card, name=name, device=device, precision=Precision(networks, text_dtype)
+        files,
+        card,
+        name=name,
+        device=device,
+        precision=Precision(networks, text_dtype, dequantize),
+        memory=memory,
     )
 
 
@@ -138,12 +183,13 @@ class Pipeline:
         name: str,
         device: torch.device,
         precision: Precision,
+        memory: Mode | None = None,
     ):
         self.name = name
         self.files = files
         self.card = card
         self.parts = Parts(files, device, precision)
-        self.budget = Budget(self.parts)
+        self.budget = Budget(self.parts, memory)
         self._prompts = Prompts(self.parts)
 
     @property
@@ -155,6 +201,63 @@ class Pipeline:
     def model_hash(self) -> str:
         """Tells this model's weights from others', 64 hexadecimal digits."""
         return self.files.fingerprint()
+
+    @property
+    def loras(self) -> tuple[WornLora, ...]:
+        """The adapters that are on, in the order in which they came: name, scale, mode, hash."""
+        return tuple(self.parts.loras)
+
+    def add_lora(
+        self,
+        path: str | Path,
+        scale: float = 1.0,
+        *,
+        name: str | None = None,
+        mode: str = "live",
+        hub: Hub | None = None,
+        on_event: OnEvent = ignore,
+    ) -> WornLora:
+        """Put an adapter (LoRA) on the transformer, beside those that are on already.
+
+        Args:
+            path: a file of any flavour, a folder as peft writes it, or a name on the hub
+                (`owner/name`, `owner/name/FILE`).
+            scale: how much of it.
+            name: what it is called; else the file's name without its ending.
+            mode: `live` computes it beside the weights: little memory, a little time. `merged` puts
+                it into them: no time, and the memory of the layers that it changes once more.
+            hub: where to fetch from, when not from the public hub.
+            on_event: told about a download, and what merging costs.
+
+        Raises:
+            RequestError: no such file, the name is taken, the adapter is on already, or the scale
+                is no finite number.
+            WeightsError: it is unreadable or does not fit; lists what does not. Nothing changed.
+            DownloadError: the hub does not deliver.
+        """
+        scale, chosen = checked_scale(scale), checked_mode(mode)
+        file, source = find_lora(str(path), hub, on_event)
+        return self.parts.loras.add(file, source, scale, name, chosen, on_event)
+
+    def set_lora_scale(self, name: str, scale: float) -> None:
+        """Another amount of an adapter; 0 switches it off.
+
+        Raises:
+            RequestError: no adapter has this name, or the scale is no finite number.
+        """
+        self.parts.loras.set_scale(name, checked_scale(scale))
+
+    def remove_lora(self, name: str) -> None:
+        """Take an adapter off: the weights are bit for bit what they were without it.
+
+        Raises:
+            RequestError: no adapter has this name.
+        """
+        self.parts.loras.remove(name)
+
+    def clear_loras(self) -> None:
+        """Take all adapters off."""
+        self.parts.loras.clear()
 
     def request(
         self, prompt: str | GenerateRequest, **settings: Unpack[RequestSettings]
@@ -273,13 +376,38 @@ class Pipeline:
         watch = Watch(on_event, cancel or CancelToken())
         return round_trip(self.parts, self.budget, frames, take, watch)
 
+    def plan(self, prompt: str | GenerateRequest, **settings: Unpack[RequestSettings]) -> Plan:
+        """How a video would be made: for each stage the mode, what it takes, and how long.
+
+        Nothing is loaded, and nothing is refused: `Plan.fits` says whether it could be made.
+        Times are there where `budget.rates` are.
+
+        Raises:
+            RequestError: a setting breaks its rule.
+            WeightsError: a file of the model is missing or unusable.
+        """
+        return self.budget.sketch(self._job(prompt, settings), exact=True)
+
+    def plans(
+        self, prompt: str | GenerateRequest, **settings: Unpack[RequestSettings]
+    ) -> dict[str, Plan]:
+        """As `plan`, for `auto` and for each memory mode by its name."""
+        return self.budget.compare(self._job(prompt, settings))
+
     def prepare_prompts(self, prompts: Sequence[str]) -> None:
         """Encode many prompts with one load of the text encoder, for the runs to come."""
+        defaults = self.card.settings
+        size = VideoSize(defaults.frames, defaults.height, defaults.width)
+        self.budget.arrange(self.budget.sketch(Job(size, defaults.steps)))
         self._prompts.encode(prompts)
 
     def token_count(self, prompt: str) -> int:
         """Tokens of a prompt, `</s>` included; those beyond 256 are cut off."""
         return self._prompts.token_count(prompt)
+
+    def _job(self, prompt: str | GenerateRequest, settings: RequestSettings) -> Job:
+        request = self.request(prompt, **settings)
+        return Run(self.parts, self._prompts, self.budget, request, Inputs(), Watch()).job
 
     def _prepared(self, request: GenerateRequest, inputs: Inputs, watch: Watch) -> Run:
         run = Run(self.parts, self._prompts, self.budget, request, inputs, watch)
@@ -289,7 +417,6 @@ class Pipeline:
     def _run(self, run: Run, take: TakeFrames) -> dict[str, Any]:
         """The stages in their order; returns the fields of `Rendered`."""
         text = run.read_prompts()
-        run.load()
         latents = run.denoise(text)
         run.decode(latents, take)
         record = self._record(run)
@@ -310,5 +437,6 @@ class Pipeline:
             model_hash=self.model_hash,
             device=self.device.type,
             dtype=str(dtype).removeprefix("torch."),
+            loras=self.parts.loras.record(),
             **run.inputs.hashes(),
         )

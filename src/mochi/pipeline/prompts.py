@@ -12,9 +12,6 @@ from mochi.pipeline.parts import Parts
 from mochi.text.encoder import load_tokenizer
 from mochi.text.features import TextFeatures
 
-KEPT_BYTES = 512 * 2**20
-"""A text encoder up to this size stays loaded: to load it again would take longer than it saves."""
-
 REMEMBERED_BYTES = 512 * 2**20
 """Of text features: 128 prompts of the published model, thousands of nano."""
 
@@ -71,8 +68,13 @@ class Prompts:
         for row, prompt in enumerate(new):
             self._known[prompt] = features[row]
         self._forget_all_but(prompts)
-        if self._parts.text_weights() > KEPT_BYTES:
-            self._parts.release("text")
+        self._parts.done_with("text")
+
+    def tokens_known(self, prompt: str) -> int | None:
+        """Tokens of a prompt, as far as that is known without a tokenizer."""
+        if prompt in self._known:
+            return int(self._known[prompt].mask.sum())
+        return None if prompt.strip() else 0
 
     def _forget_all_but(self, prompts: Sequence[str]) -> None:
         """Drop the oldest features while all together are too large; `prompts` stay."""
@@ -92,5 +94,5 @@ class Prompts:
         if not prompt.strip():
             return 0
         if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self._parts.files.text_parts()[1])
+            self._tokenizer = load_tokenizer(self._parts.files.tokenizer_folder())
         return len(self._tokenizer(prompt, verbose=False)["input_ids"])

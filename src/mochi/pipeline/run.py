@@ -12,16 +12,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mochi.core.errors import RequestError, SamplingError
+from mochi.core.economy import StepCache
+from mochi.core.errors import DoesNotFitError, RequestError, SamplingError
 from mochi.core.events import FramesDone
 from mochi.core.latents import MOCHI_STATS, DitLatent
 from mochi.core.request import GenerateRequest
 from mochi.pipeline.budget import Budget
+from mochi.pipeline.job import Job
 from mochi.pipeline.latents import StoredLatents
 from mochi.pipeline.parts import Parts
 from mochi.pipeline.preview import fit_preview, to_uint8
 from mochi.pipeline.prompts import Conditioning, Prompts
+from mochi.pipeline.recovery import Recovery
 from mochi.pipeline.watch import Watch
+from mochi.sampling.economy import every_nth_linear, step_cache
 from mochi.sampling.guidance import Wrap
 from mochi.sampling.loop import sample
 from mochi.sampling.noise import draw_noise
@@ -82,6 +86,11 @@ class Schedule:
             guidance = guidance[len(guidance) - (len(sigmas) - 1) :]
         return cls(sigmas, guidance)
 
+    def linear_left(self, request: GenerateRequest) -> int:
+        """How many of these steps belong to the request's linear part."""
+        linear = request.steps // 2 if request.linear_steps is None else request.linear_steps
+        return max(0, linear - (request.steps - (len(self.sigmas) - 1)))
+
 
 class Run:
     """The stages of one request. `prepare` refuses what cannot work before anything is loaded."""
@@ -98,6 +107,8 @@ class Run:
         self.parts, self.prompts, self.budget = parts, prompts, budget
         self.request, self.inputs, self.watch = request, inputs, watch
         self.schedule = Schedule.of(request, inputs.latents.sigma if inputs.latents else 1.0)
+        self.recovery = Recovery(parts, watch)
+        self._frames_taken = 0
 
     def prepare(self) -> None:
         """Check inputs against the model, and the request against the memory.
@@ -112,34 +123,70 @@ class Run:
             self.inputs.latents.checked(self.request, config.latent_channels)
         if self.inputs.embeddings is not None:
             _check_embeddings(self.inputs.embeddings, config.text_features)
-        self.budget.check(self.request.size, with_text=self._needs_text)
+        self.budget.arrange(self.budget.plan(self.job), self.watch.notice)
+
+    @property
+    def job(self) -> Job:
+        """What there is to plan for."""
+        request, given = self.request, self.inputs.embeddings
+        steps = max(0, len(self.schedule.sigmas) - 1)
+        pair = [self._tokens(request.prompt, 0), self._tokens(request.negative_prompt, 1)]
+        scales = self.schedule.guidance
+        single = scales == 1.0 or (isinstance(scales, Sequence) and set(scales) == {1.0})
+        unread = [pair[0]] if given is None else []
+        if request.negative_prompt and (given is None or len(given) == 1):
+            unread.append(pair[1])
+        return Job(request.size, steps, tuple(pair[:1] if single else pair), tuple(unread))
 
     def read_prompts(self) -> Conditioning:
-        """Prompts to text features; the text encoder is gone afterwards, if it is large."""
+        """Prompts to text features; the text encoder is gone afterwards, if it is not to stay."""
+        return self.recovery.attempt("text", ("denoise", "decode"), self._read_prompts)
+
+    def denoise(self, text: Conditioning) -> StoredLatents:
+        """Noise, or the given latents, to finished latents."""
+        if not self.schedule.sigmas:
+            with self.watch.phase("load"):
+                self.parts.decoder()
+            return StoredLatents(DitLatent(self._start()))
+        return self.recovery.attempt("denoise", ("decode",), lambda: self._denoise(text))
+
+    def decode(self, latents: StoredLatents, take: TakeFrames) -> None:
+        """Finished latents to frames, handed on as they come.
+
+        Raises:
+            DoesNotFitError: not enough memory; the error carries the latents.
+        """
+        try:
+            self.recovery.attempt("decode", (), lambda: self._decode(latents, take))
+        except DoesNotFitError as error:
+            error.latents = latents
+            raise
+
+    def _read_prompts(self) -> Conditioning:
         with self.watch.phase("text"):
             given = self.inputs.embeddings
             if given is None:
                 return self.prompts.conditioning(self.request)
             return self.prompts.completed(given, self.request.negative_prompt)
 
-    def load(self) -> None:
-        """Bring the networks of the following stages into memory."""
+    def _load(self) -> None:
+        """Bring the transformer into memory, and look at the decoder before the long part."""
         with self.watch.phase("load"):
             self.parts.decoder()
-            if self.schedule.sigmas:
-                self.parts.dit()
+            self.parts.done_with("decoder")
+            self.parts.dit()
 
-    def denoise(self, text: Conditioning) -> StoredLatents:
-        """Noise, or the given latents, to finished latents."""
+    def _denoise(self, text: Conditioning) -> StoredLatents:
+        picture = fit_preview(self.parts.decoder(), MOCHI_STATS) if self.inputs.preview else None
+        self._load()
         start = self._start()
-        if not self.schedule.sigmas:
-            return StoredLatents(DitLatent(start))
         device = self.parts.device
         positive, negative = text.positive.to(device), text.negative.to(device)
-        picture = fit_preview(self.parts.decoder(), MOCHI_STATS) if self.inputs.preview else None
-        with self.watch.phase("denoise", total=len(self.schedule.sigmas) - 1):
+        dit, cache = self.parts.dit(), StepCache.parse(self.request.step_cache)
+        total = len(self.schedule.sigmas) - 1
+        with self.watch.phase("denoise", total=total), step_cache(dit, cache) as count:
             z = sample(
-                self.parts.dit(),
+                dit,
                 start.to(device),
                 positive.features,
                 positive.mask,
@@ -151,27 +198,47 @@ class Run:
                 on_step=self.watch.on_event,
                 cancel=self.watch.cancel,
                 preview=picture,
-                wrap=self.inputs.wrap,
+                wrap=self._wrap,
             )
+        if cache is not None:
+            self.watch.notice(
+                f"step cache {cache}: {count.spared} passes cut short, {count.computed} whole"
+            )
+        self.parts.done_with("dit")
         return StoredLatents(DitLatent(z.cpu()))
 
-    def decode(self, latents: StoredLatents, take: TakeFrames) -> None:
-        """Finished latents to frames, handed on as they come."""
+    @property
+    def _wrap(self) -> Wrap | None:
+        """The caller's wrap, inside which steps may be left out."""
+        every, outer = self.request.linear_every, self.inputs.wrap
+        if every == 1:
+            return outer
+        inner = every_nth_linear(every, self.schedule.linear_left(self.request))
+        return inner if outer is None else lambda velocity: outer(inner(velocity))
+
+    def _decode(self, latents: StoredLatents, take: TakeFrames) -> None:
         self._make_room_to_decode()
-        z = MOCHI_STATS.denormalize(latents.latent).tensor.to(self.parts.device)
-        total, done = self.request.frames, 0
+        total, seen = self.request.frames, 0
         with self.watch.phase("decode", total=total), torch.no_grad():
+            z = MOCHI_STATS.denormalize(latents.latent).tensor.to(self.parts.device)
             for pixels in self.parts.decoder().stream(z):
                 self.watch.cancel.check()
                 frames = to_frames(pixels)
-                take(frames)
-                done += len(frames)
-                self.watch.on_event(FramesDone(done, total))
+                new = frames[max(0, self._frames_taken - seen) :]  # a second attempt starts over
+                seen += len(frames)
+                if len(new):
+                    take(new)
+                    self._frames_taken = seen
+                    self.watch.on_event(FramesDone(seen, total))
+        self.parts.done_with("decoder")
 
-    @property
-    def _needs_text(self) -> bool:
+    def _tokens(self, prompt: str, row: int) -> int:
+        """Tokens of a prompt; as many as there may be where nobody has counted them."""
         given = self.inputs.embeddings
-        return given is None or (len(given) == 1 and bool(self.request.negative_prompt))
+        if given is not None and row < len(given):
+            return int(given.mask[row].sum())
+        known = self.prompts.tokens_known(prompt)
+        return self.parts.blueprint("dit").config.text_tokens if known is None else known
 
     def _start(self) -> Tensor:
         if self.inputs.latents is not None:

@@ -20,6 +20,9 @@ from mochi.core.events import (
     ignore,
 )
 
+_NO_MEMORY = ("not enough memory", "can't allocate memory", "Cannot allocate memory")
+"""What PyTorch's allocator of main memory says, in an error without a type of its own."""
+
 
 @dataclass(frozen=True)
 class Watch:
@@ -61,7 +64,7 @@ def _memory_named(phase: Phase) -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise _does_not_fit(phase) from error
     except RuntimeError as error:
-        if "not enough memory" not in str(error):  # PyTorch's CPU allocator has no error type
+        if not any(words in str(error) for words in _NO_MEMORY):
             raise
         raise _does_not_fit(phase) from error
 

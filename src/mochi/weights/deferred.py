@@ -99,15 +99,21 @@ def load_dit_deferred(
     return DeferredDit(network, _by_parameter(network, deferred), _Check(view, network))
 
 
+def is_direct(view: PartView, name: str) -> bool:
+    """Whether the file has a weight as it is, in one piece and in our order."""
+    sources = view.names.sources(name)
+    return len(sources.names) == 1 and sources.op is STACK
+
+
 def _small_names(view: PartView, names: Sequence[str]) -> set[str]:
     return {name for name in names if view.read(name).load(True).is_small}
 
 
 def _pieces(view: PartView, name: str) -> tuple[Stored, ...] | None:
     """What a weight is made of; None where the file has it as it is."""
-    sources = view.names.sources(name)
-    if len(sources.names) == 1 and sources.op is STACK:
+    if is_direct(view, name):
         return None
+    sources = view.names.sources(name)
     return tuple(view.tensors[source] for source in sources.names)
 
 

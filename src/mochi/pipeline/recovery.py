@@ -1,0 +1,62 @@
+"""The second chance of a run that ran out of memory: the same stage again, with less at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from mochi.core.errors import DoesNotFitError
+from mochi.memory.modes import smaller
+from mochi.memory.need import Stage
+from mochi.pipeline.budget import STAGE_PARTS
+from mochi.pipeline.parts import Parts, give_memory_back
+from mochi.pipeline.watch import Watch
+
+T = TypeVar("T")
+
+
+class Recovery:
+    """Repeats a stage once, in the next smaller mode; the stages before it are not lost.
+
+    One run has one second chance: what is planned too small twice is planned wrongly, and the
+    user should hear of it.
+    """
+
+    def __init__(self, parts: Parts, watch: Watch):
+        self._parts = parts
+        self._watch = watch
+        self.used = False
+
+    def attempt(self, stage: Stage, after: Sequence[Stage], work: Callable[[], T]) -> T:
+        """Do the work of a stage; if the memory runs out, once more with less of it.
+
+        Args:
+            stage: what is done.
+            after: the stages that follow; they take no more than this one either.
+            work: must be able to begin anew.
+
+        Raises:
+            DoesNotFitError: there was not enough memory the second time either.
+        """
+        if self.used:
+            return work()
+        try:
+            return work()
+        except DoesNotFitError as error:
+            problem = str(error)
+        # Outside of the handler: the error held the frames, and these the tensors of the attempt.
+        self.used = True
+        mode = self._shrink(stage, after)
+        self._watch.notice(f"{problem.split(';')[0]}; once more with --memory {mode}")
+        return work()
+
+    def _shrink(self, stage: Stage, after: Sequence[Stage]) -> str:
+        """Hold the stage's network, and those that follow, in the next smaller mode."""
+        now = self._parts.mode(STAGE_PARTS[stage])
+        mode = smaller(now) or now
+        self._parts.release_all()
+        for each in (stage, *after):
+            if self._parts.mode(STAGE_PARTS[each]) != "minimal":
+                self._parts.hold(STAGE_PARTS[each], mode)
+        give_memory_back(self._parts.device)
+        return mode
