@@ -135,11 +135,17 @@ def generate(
     latents: Latents = None,
     save_latents: SaveLatents = None,
     model: o.Model = None,
+    dit: o.Dit = None,
+    vae: o.Vae = None,
+    text_encoder: o.TextEncoderName = None,
+    tokenizer: o.Tokenizer = None,
     lora: o.Lora = None,
     lora_mode: o.LoraModeWord = "live",
     device: o.Device = "auto",
     devices: o.Devices = 1,
     dtype: o.Dtype = "auto",
+    dequantize: o.Dequantize = False,
+    int8: o.Int8 = False,
     text_dtype: o.TextDtype = "float32",
     server: o.Server = None,
     token: o.ServerToken = None,
@@ -163,8 +169,10 @@ def generate(
     if server is not None:
         generate_there(context, asked, settings, past)
         return
+    parts = o.model_parts(context)
     with progress(quiet or json_output) as listen:
-        pipe = o.load(model or past.get("model"), device, dtype, text_dtype, listen, loras)
+        named = model or (None if dit else past.get("model"))
+        pipe = o.load(named, device, dtype, text_dtype, listen, loras, parts)
         prompt = asked if asked is not None else str(past.get("prompt", ""))
         request = pipe.request(prompt, preset=preset, like=past, **settings)
         _tell_differences(record, pipe, extras, listen)

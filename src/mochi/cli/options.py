@@ -24,8 +24,55 @@ PICTURE, SAMPLING, MACHINE, FILES = "Picture", "Sampling", "Model and machine", 
 Model = Annotated[
     str | None,
     typer.Option(
-        help="[cyan]nano[/cyan], a folder with weights, or a name on the hub (owner/name).",
+        help="[cyan]nano[/cyan]; a folder: original, diffusers or ComfyUI files; a file: a "
+        "transformer, an all-in-one, a .gguf; or a name on the hub (owner/name[/FILE]).",
         metavar="NAME",
+        rich_help_panel=MACHINE,
+    ),
+]
+Dit = Annotated[
+    str | None,
+    typer.Option(
+        help="The transformer from elsewhere: a file, a folder or a name on the hub. Without "
+        "--model, the rest is looked for beside it.",
+        metavar="NAME",
+        rich_help_panel=MACHINE,
+    ),
+]
+Vae = Annotated[
+    str | None,
+    typer.Option(help="The VAE from elsewhere.", metavar="NAME", rich_help_panel=MACHINE),
+]
+TextEncoderName = Annotated[
+    str | None,
+    typer.Option(
+        "--text-encoder",
+        help="The T5 encoder from elsewhere: also one file, float16, fp8 or .gguf.",
+        metavar="NAME",
+        rich_help_panel=MACHINE,
+    ),
+]
+Tokenizer = Annotated[
+    str | None,
+    typer.Option(
+        help="The tokenizer from elsewhere: a folder, or google/t5-v1_1-xxl.",
+        metavar="NAME",
+        rich_help_panel=MACHINE,
+    ),
+]
+Dequantize = Annotated[
+    bool,
+    typer.Option(
+        "--dequantize",
+        help="Decode quantised weights when they are loaded: faster, and as large as plain ones.",
+        rich_help_panel=MACHINE,
+    ),
+]
+Int8 = Annotated[
+    bool,
+    typer.Option(
+        "--int8",
+        help="Multiply in 8-bit integers in the transformer's blocks. Lossy.",
         rich_help_panel=MACHINE,
     ),
 ]
@@ -44,8 +91,8 @@ Devices = Annotated[
 Dtype = Annotated[
     str,
     typer.Option(
-        help="Precision of the networks: auto (as stored; a large model on a GPU is bfloat16), "
-        "float32, bfloat16.",
+        help="Precision of the networks: auto (as stored; bfloat16 for a large model on a GPU or "
+        "in float16, fp8 or blocks), float32, bfloat16.",
         metavar="DTYPE",
         rich_help_panel=MACHINE,
     ),
@@ -245,8 +292,9 @@ def load(
     text_dtype: str,
     on_event: OnEvent = ignore,
     loras: Sequence[LoraSpec] = (),
+    parts: Mapping[str, Any] | None = None,
 ) -> Pipeline:
-    """The model that a command was asked for, nano by default.
+    """The model that a command was asked for, nano by default; `parts` are those of `model_parts`.
 
     Raises:
         MochiError: as `mochi.load`.
@@ -254,13 +302,20 @@ def load(
     import mochi
 
     return mochi.load(
-        model or "nano",
+        model,
         device=device,
         dtype=dtype,
         text_dtype=text_dtype,
         loras=loras,
         on_event=on_event,
+        **(parts or {}),
     )
+
+
+def model_parts(context: typer.Context) -> dict[str, Any]:
+    """What a command was told about single parts of its model, as `mochi.load` takes it."""
+    names = ("dit", "vae", "text_encoder", "tokenizer", "dequantize", "int8")
+    return {name: context.params[name] for name in names if name in context.params}
 
 
 def check_devices(devices: int) -> None:

@@ -89,11 +89,17 @@ def sweep(
     preset: o.Preset = None,
     overwrite: o.Overwrite = False,
     model: o.Model = None,
+    dit: o.Dit = None,
+    vae: o.Vae = None,
+    text_encoder: o.TextEncoderName = None,
+    tokenizer: o.Tokenizer = None,
     lora: o.Lora = None,
     lora_mode: o.LoraModeWord = "live",
     device: o.Device = "auto",
     devices: o.Devices = 1,
     dtype: o.Dtype = "auto",
+    dequantize: o.Dequantize = False,
+    int8: o.Int8 = False,
     text_dtype: o.TextDtype = "float32",
     quiet: o.Quiet = False,
     json_output: o.Json = False,
@@ -109,8 +115,9 @@ def sweep(
     o.check_devices(devices)
     o.check_early({}, preset, Path(f"any.{ending}"))
     loras, texts = asked_loras(lora, lora_mode), _read(requests)
+    parts = o.model_parts(context)
     with progress(quiet or json_output) as listen:
-        pipe = o.load(model, device, dtype, text_dtype, listen, loras)
+        pipe = o.load(model, device, dtype, text_dtype, listen, loras, parts)
         _make_folder(output)
         naming = Naming(output, f".{ending}", preset, pipe.parts.loras.record())
         lines = [naming.line(number, text, pipe) for number, text in texts]

@@ -10,12 +10,14 @@ from typing import Any, Literal, TypeVar, cast
 import torch
 from torch import nn
 
+from mochi.core.errors import RequestError
 from mochi.memory.modes import Mode
 from mochi.memory.residency import Streamed, stream_blocks
 from mochi.memory.stream import BlockStream, Carriage
 from mochi.model.decoder import Decoder
 from mochi.model.dit import AsymmDiT
 from mochi.model.encoder import Encoder
+from mochi.model.int8 import compute_in_int8
 from mochi.pipeline.facts import Blueprint, blueprint_of
 from mochi.pipeline.loras import Loras
 from mochi.pipeline.text_weights import CheckpointT5
@@ -51,11 +53,13 @@ class Precision:
         networks: the transformer and the VAE.
         text: the text encoder.
         dequantize: decode quantised weights when they are loaded.
+        int8: multiply in 8-bit integers in the transformer's blocks.
     """
 
     networks: torch.dtype | None = None
     text: torch.dtype = torch.float32
     dequantize: bool = False
+    int8: bool = False
 
 
 class Parts:
@@ -158,8 +162,16 @@ class Parts:
     def _load_dit(self) -> AsymmDiT:
         mode, dtype = self.mode("dit"), self.precision.networks
         if mode == "high":
-            return cast(AsymmDiT, self._load("dit"))
-        found = load_dit_deferred(self.files.part("dit"), self.device, dtype)
+            whole = cast(AsymmDiT, self._load("dit"))
+            if self.precision.int8:
+                compute_in_int8(whole.blocks)
+            return whole
+        if self.precision.int8:
+            rule = f"needs the whole transformer in memory, and memory is {mode}"
+            raise RequestError("int8", True, rule, "memory high, or int8 off")
+        found = load_dit_deferred(
+            self.files.part("dit"), self.device, dtype, dequantize=self.precision.dequantize
+        )
         dit = found.network.eval().requires_grad_(False)
         streamed = stream_blocks(
             list(dit.blocks), mode, self.device, dtype, deferred=found.deferred, check=found.check

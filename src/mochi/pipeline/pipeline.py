@@ -24,6 +24,7 @@ from mochi.core.request import GenerateRequest
 from mochi.core.sizes import VideoSize
 from mochi.memory.modes import AUTO, Mode, check_mode
 from mochi.memory.plan import Plan
+from mochi.pipeline.adapted import Adapted
 from mochi.pipeline.budget import Budget
 from mochi.pipeline.clip import Clip, Rendered
 from mochi.pipeline.defaults import ModelCard, read_card
@@ -31,9 +32,8 @@ from mochi.pipeline.devices import pick_device, pick_dtype
 from mochi.pipeline.given import PartNames
 from mochi.pipeline.job import Job
 from mochi.pipeline.latents import StoredLatents
-from mochi.pipeline.lora_spec import LoraGiven, checked_mode, checked_scale, lora_spec
-from mochi.pipeline.loras import WornLora
-from mochi.pipeline.models import Hub, find_lora, find_model
+from mochi.pipeline.lora_spec import LoraGiven, checked_mode, lora_spec
+from mochi.pipeline.models import Hub, find_model
 from mochi.pipeline.parts import Parts, Precision
 from mochi.pipeline.places import NANO
 from mochi.pipeline.prompts import Prompts
@@ -85,6 +85,7 @@ def load(
     device: str = "auto",
     dtype: str = "auto",
     dequantize: bool = False,
+    int8: bool = False,
     text_dtype: str = "float32",
     memory: str = AUTO,
     loras: Sequence[LoraGiven] = (),
@@ -106,6 +107,8 @@ def load(
             `bfloat16`.
         dequantize: decode quantised weights when they are loaded: faster, and as large as plain
             ones. Otherwise they stay as small as they are stored; both give the same numbers.
+        int8: multiply in 8-bit integers in the blocks of the transformer: lossy, see
+            `docs/speed.md`.
         text_dtype: of the text encoder: `float32` (the published recipe), `bfloat16`.
         memory: how much of the model is in memory at once: `high`, `balanced`, `low`, `minimal`, or
             `auto`, which is as fast as the memory that is free allows.
@@ -128,7 +131,7 @@ def load(
     parts = PartNames.of(dit=dit, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer)
     files = find_model(None if model is None else str(model), hub, on_event, parts)
     name = str(model or dit or NANO)
-    pipe = open_model(files, name, place, dtype, text, mode, dequantize=dequantize)
+    pipe = open_model(files, name, place, dtype, text, mode, dequantize=dequantize, int8=int8)
     for spec in specs:
         pipe.add_lora(spec.source, spec.scale, mode=spec.mode or worn, hub=hub, on_event=on_event)
     return pipe
@@ -143,6 +146,7 @@ def open_model(
     memory: Mode | None = None,
     *,
     dequantize: bool = False,
+    int8: bool = False,
 ) -> Pipeline:
     """A pipeline on files that were found; `auto` is the dtype of the model's card, if it has one.
 
@@ -159,12 +163,12 @@ def open_model(
         card,
         name=name,
         device=device,
-        precision=Precision(networks, text_dtype, dequantize),
+        precision=Precision(networks, text_dtype, dequantize, int8),
         memory=memory,
     )
 
 
-class Pipeline:
+class Pipeline(Adapted):
     """One model on one device. Not thread safe: one run at a time.
 
     Attributes:
@@ -201,63 +205,6 @@ class Pipeline:
     def model_hash(self) -> str:
         """Tells this model's weights from others', 64 hexadecimal digits."""
         return self.files.fingerprint()
-
-    @property
-    def loras(self) -> tuple[WornLora, ...]:
-        """The adapters that are on, in the order in which they came: name, scale, mode, hash."""
-        return tuple(self.parts.loras)
-
-    def add_lora(
-        self,
-        path: str | Path,
-        scale: float = 1.0,
-        *,
-        name: str | None = None,
-        mode: str = "live",
-        hub: Hub | None = None,
-        on_event: OnEvent = ignore,
-    ) -> WornLora:
-        """Put an adapter (LoRA) on the transformer, beside those that are on already.
-
-        Args:
-            path: a file of any flavour, a folder as peft writes it, or a name on the hub
-                (`owner/name`, `owner/name/FILE`).
-            scale: how much of it.
-            name: what it is called; else the file's name without its ending.
-            mode: `live` computes it beside the weights: little memory, a little time. `merged` puts
-                it into them: no time, and the memory of the layers that it changes once more.
-            hub: where to fetch from, when not from the public hub.
-            on_event: told about a download, and what merging costs.
-
-        Raises:
-            RequestError: no such file, the name is taken, the adapter is on already, or the scale
-                is no finite number.
-            WeightsError: it is unreadable or does not fit; lists what does not. Nothing changed.
-            DownloadError: the hub does not deliver.
-        """
-        scale, chosen = checked_scale(scale), checked_mode(mode)
-        file, source = find_lora(str(path), hub, on_event)
-        return self.parts.loras.add(file, source, scale, name, chosen, on_event)
-
-    def set_lora_scale(self, name: str, scale: float) -> None:
-        """Another amount of an adapter; 0 switches it off.
-
-        Raises:
-            RequestError: no adapter has this name, or the scale is no finite number.
-        """
-        self.parts.loras.set_scale(name, checked_scale(scale))
-
-    def remove_lora(self, name: str) -> None:
-        """Take an adapter off: the weights are bit for bit what they were without it.
-
-        Raises:
-            RequestError: no adapter has this name.
-        """
-        self.parts.loras.remove(name)
-
-    def clear_loras(self) -> None:
-        """Take all adapters off."""
-        self.parts.loras.clear()
 
     def request(
         self, prompt: str | GenerateRequest, **settings: Unpack[RequestSettings]
@@ -436,7 +383,8 @@ class Pipeline:
             run.request,
             model_hash=self.model_hash,
             device=self.device.type,
-            dtype=str(dtype).removeprefix("torch."),
+            dtype=str(dtype).removeprefix("torch.")
+            + ("+int8" if self.parts.precision.int8 else ""),
             loras=self.parts.loras.record(),
             **run.inputs.hashes(),
         )
