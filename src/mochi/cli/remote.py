@@ -23,6 +23,12 @@ _ONLY_HERE = (
     "latents",
     "save_latents",
     "lora",
+    "dit",
+    "vae",
+    "text_encoder",
+    "tokenizer",
+    "dequantize",
+    "int8",
 )
 _FROM_LIKE = (
     "negative_prompt",

@@ -87,7 +87,9 @@ class MeshDit:
         """As the network's own."""
         return self.dit.prepare_text(text, mask)
 
-    def prepare_steps(self, sigmas: Sequence[float], contexts: Sequence[TextContext]) -> StepTables:
+    def prepare_steps(
+        self, sigmas: Sequence[float], contexts: Sequence[TextContext]
+    ) -> StepTables | None:
         """As the network's own."""
         return self.dit.prepare_steps(sigmas, contexts)
 
