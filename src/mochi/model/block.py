@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mochi.core.config import DiTConfig
 from mochi.model.context import TextContext
-from mochi.model.exchange import Attention, TokenExchange
+from mochi.model.exchange import Attention, OneDevice, TokenExchange
 from mochi.model.kernels import Heads, Kernels
 from mochi.model.layers import HeadNorm, Linear, SwiGLU, compute_dtype
 from mochi.model.modulation import BlockFactors, Factors, Modulation
@@ -186,6 +186,8 @@ class JointAttention(nn.Module):
         """q, k, v of this device's heads for all tokens, and how many of those are visual."""
         joined = means.kernels.join_heads(self._streams(streams, means.rotary), len(streams.counts))
         here = streams.x_BND.shape[1]
+        if type(means.exchange) is OneDevice:
+            return *joined, here
         visual = tuple(part[:, :here] for part in joined)
         moved = means.exchange.tokens_to_heads(*visual)
         tokens = moved[0].shape[1]
