@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from mochi.weights.lora_report import LoraReport
 
 lora = typer.Typer(
-    help="Look into adapters (LoRA), and write them in other flavours.",
+    help="Look into adapters (LoRA), and write them in other flavours.\n\n"
+    "[dim]Example:[/dim]  mochi lora inspect style.safetensors",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
