@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from mochi.core.presets import PRESETS
     from mochi.core.request import GenerateRequest
     from mochi.core.sizes import LatentSize, VideoSize
+    from mochi.core.speed import Speed
     from mochi.pipeline.clip import Clip
     from mochi.pipeline.pipeline import Pipeline, load
     from mochi.sampling.loop import sample
@@ -59,6 +60,7 @@ _HOMES = {
     "GenerateRequest": "mochi.core.request",
     "LatentSize": "mochi.core.sizes",
     "VideoSize": "mochi.core.sizes",
+    "Speed": "mochi.core.speed",
     "Client": "mochi.serving.client",
     "Clip": "mochi.pipeline.clip",
     "Pipeline": "mochi.pipeline.pipeline",
@@ -92,6 +94,7 @@ __all__ = [
     "Pipeline",
     "RequestError",
     "SamplingError",
+    "Speed",
     "TextFeatures",
     "VaeLatent",
     "VideoError",

@@ -38,6 +38,11 @@ class Speed:
         check_word("kernels", self.kernels, KERNEL_NAMES)
         check_word("passes", self.passes, PASS_NAMES)
 
+    @classmethod
+    def plain(cls) -> Speed:
+        """All fast paths off."""
+        return cls(attention="sdpa", kernels="plain", passes="apart", tables=False)
+
 
 def check_word(field: str, word: str, words: tuple[str, ...]) -> None:
     """Refuse what is not one of these words.
@@ -47,7 +52,3 @@ def check_word(field: str, word: str, words: tuple[str, ...]) -> None:
     """
     if word not in words:
         raise RequestError(field, word, "is unknown", ", ".join(words))
-
-
-ALL_OFF = Speed(attention="sdpa", kernels="plain", passes="apart", tables=False)
-"""The plain path."""

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from mochi.core.errors import RequestError
+from mochi.core.speed import Speed
 from mochi.memory.modes import Mode
 from mochi.memory.residency import Streamed, stream_blocks
 from mochi.memory.stream import BlockStream, Carriage
@@ -67,6 +68,7 @@ class Parts:
 
     Attributes:
         loras: the adapters that the transformer wears.
+        speed: which fast paths it takes.
 
     Every method that loads or looks raises `WeightsError` where a part is absent, unreadable,
     truncated or of foreign shapes; loading also where a weight is not finite.
@@ -76,6 +78,7 @@ class Parts:
         self.files = files
         self.device = device
         self.precision = precision
+        self.speed = Speed()
         self._modes: dict[PartName, Mode] = {}
         self._loaded: dict[PartName, Any] = {}
         self._streams: dict[PartName, Streamed | BlockStream] = {}

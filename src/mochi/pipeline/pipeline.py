@@ -22,6 +22,7 @@ from mochi.core.errors import RequestError
 from mochi.core.events import CancelToken, OnEvent, ignore
 from mochi.core.request import GenerateRequest
 from mochi.core.sizes import VideoSize
+from mochi.core.speed import Speed
 from mochi.memory.modes import AUTO, Mode, check_mode
 from mochi.memory.plan import Plan
 from mochi.pipeline.adapted import Adapted
@@ -88,6 +89,7 @@ def load(
     int8: bool = False,
     text_dtype: str = "float32",
     memory: str = AUTO,
+    speed: Speed | None = None,
     loras: Sequence[LoraGiven] = (),
     lora_mode: str = "live",
     hub: Hub | None = None,
@@ -112,6 +114,8 @@ def load(
         text_dtype: of the text encoder: `float32` (the published recipe), `bfloat16`.
         memory: how much of the model is in memory at once: `high`, `balanced`, `low`, `minimal`, or
             `auto`, which is as fast as the memory that is free allows.
+        speed: which fast paths are taken; None takes all that this machine gains from. Every choice
+            gives the same video within rounding.
         loras: adapters to put on: files, folders or names on the hub, each alone or with a scale,
             as `("style.safetensors", 0.8)` or `"style.safetensors:0.8"`.
         lora_mode: `live` or `merged`, see `Pipeline.add_lora`.
@@ -132,6 +136,7 @@ def load(
     files = find_model(None if model is None else str(model), hub, on_event, parts)
     name = str(model or dit or NANO)
     pipe = open_model(files, name, place, dtype, text, mode, dequantize=dequantize, int8=int8)
+    pipe.parts.speed = speed or Speed()
     for spec in specs:
         pipe.add_lora(spec.source, spec.scale, mode=spec.mode or worn, hub=hub, on_event=on_event)
     return pipe

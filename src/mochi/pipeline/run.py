@@ -24,6 +24,7 @@ from mochi.pipeline.parts import Parts
 from mochi.pipeline.preview import fit_preview, to_uint8
 from mochi.pipeline.prompts import Conditioning, Prompts
 from mochi.pipeline.recovery import Recovery
+from mochi.pipeline.speed import tune
 from mochi.pipeline.watch import Watch
 from mochi.sampling.economy import every_nth_linear, step_cache
 from mochi.sampling.guidance import Wrap
@@ -183,6 +184,7 @@ class Run:
         device = self.parts.device
         positive, negative = text.positive.to(device), text.negative.to(device)
         dit, cache = self.parts.dit(), StepCache.parse(self.request.step_cache)
+        tune(dit, self.parts.speed, self.watch.notice)
         total = len(self.schedule.sigmas) - 1
         with self.watch.phase("denoise", total=total), step_cache(dit, cache) as count:
             z = sample(
