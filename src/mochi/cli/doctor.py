@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,11 +25,37 @@ Models = Annotated[
 ]
 
 
-def doctor(models: Models = None, device: o.Device = "auto", json_output: o.Json = False) -> None:
+Plan = Annotated[
+    bool,
+    typer.Option(
+        "--plan",
+        help="What each stage of a video takes in each memory mode, and how long; measures this "
+        "machine's speed once.",
+        rich_help_panel=o.MACHINE,
+    ),
+]
+
+
+def doctor(
+    models: Models = None,
+    device: o.Device = "auto",
+    plan: Plan = False,
+    frames: o.Frames = None,
+    height: o.Height = None,
+    width: o.Width = None,
+    steps: o.Steps = None,
+    dtype: o.Dtype = "auto",
+    text_dtype: o.TextDtype = "float32",
+    json_output: o.Json = False,
+) -> None:
     """Look at the machine: memory, devices, versions, models, and what fits.
 
-    [dim]Example:[/dim]  mochi doctor --model models/mochi-1
+    [dim]Example:[/dim]  mochi doctor --plan --model models/mochi-1 --frames 85
     """
+    if plan:
+        sizes = {"frames": frames, "height": height, "width": width, "steps": steps}
+        _tell_plans(models or ["nano"], (device, dtype, text_dtype), sizes, json_output)
+        return
     from mochi.pipeline.survey import survey_machine, survey_models
 
     machine, states = survey_machine(), survey_models(models or [], device)
@@ -38,6 +64,27 @@ def doctor(models: Models = None, device: o.Device = "auto", json_output: o.Json
         return
     for line in [*_machine_lines(machine), "", *_model_lines(states)]:
         print(line)
+
+
+def _tell_plans(
+    models: list[str], how: tuple[str, str, str], sizes: dict[str, Any], json_output: bool
+) -> None:
+    """Print the plans of some models, all of the same video."""
+    from mochi.cli.plans import plan_lines
+    from mochi.cli.rates import add_rates
+
+    o.check_early(sizes)
+    found = {}
+    for model in models:
+        pipe = o.load(model, *how)
+        add_rates(pipe)
+        found[model] = pipe.plans("any", seed=0, **sizes)
+    if json_output:
+        plans = {name: {m: p.to_dict() for m, p in each.items()} for name, each in found.items()}
+        print_json({"plans": plans})
+        return
+    for name, each in found.items():
+        print("\n".join(plan_lines(name, each)))
 
 
 def _machine_lines(machine: Machine) -> Iterator[str]:

@@ -147,6 +147,7 @@ def generate(
     dequantize: o.Dequantize = False,
     int8: o.Int8 = False,
     text_dtype: o.TextDtype = "float32",
+    memory: o.Memory = "auto",
     server: o.Server = None,
     token: o.ServerToken = None,
     quiet: o.Quiet = False,

@@ -12,6 +12,7 @@ from mochi.core.errors import RequestError
 from mochi.core.events import OnEvent, ignore
 from mochi.core.presets import PRESETS
 from mochi.core.request import SOLVER_NAMES
+from mochi.memory.modes import AUTO, check_mode
 from mochi.pipeline.settings import FIELDS
 from mochi.pipeline.settings import check_early as check_settings
 
@@ -25,7 +26,7 @@ Model = Annotated[
     str | None,
     typer.Option(
         help="[cyan]nano[/cyan]; a folder: original, diffusers or ComfyUI files; a file: a "
-        "transformer, an all-in-one, a .gguf; or a name on the hub (owner/name[/FILE]).",
+        "transformer, an all-in-one, a .gguf; or a name on the hub (owner/name, owner/name/FILE).",
         metavar="NAME",
         rich_help_panel=MACHINE,
     ),
@@ -102,6 +103,16 @@ TextDtype = Annotated[
     typer.Option(
         help="Precision of the text encoder: float32 (the published recipe) or bfloat16.",
         metavar="DTYPE",
+        rich_help_panel=MACHINE,
+    ),
+]
+Memory = Annotated[
+    str,
+    typer.Option(
+        help="How much of the model is in memory at once: high (all of it), balanced (what is in "
+        "use), low (block by block), minimal (block by block from the file); auto takes the "
+        "fastest that fits.",
+        metavar="MODE",
         rich_help_panel=MACHINE,
     ),
 ]
@@ -313,8 +324,13 @@ def load(
 
 
 def model_parts(context: typer.Context) -> dict[str, Any]:
-    """What a command was told about single parts of its model, as `mochi.load` takes it."""
-    names = ("dit", "vae", "text_encoder", "tokenizer", "dequantize", "int8")
+    """What a command was told about its model, and how to hold it, as `mochi.load` takes it.
+
+    Raises:
+        RequestError: there is no such memory mode.
+    """
+    check_mode(context.params.get("memory", AUTO))
+    names = ("dit", "vae", "text_encoder", "tokenizer", "dequantize", "int8", "memory")
     return {name: context.params[name] for name in names if name in context.params}
 
 

@@ -44,8 +44,10 @@ def reconstruct(
     fps: o.Fps = None,
     overwrite: o.Overwrite = False,
     model: o.Model = None,
+    vae: o.Vae = None,
     device: o.Device = "auto",
     dtype: o.Dtype = "auto",
+    memory: o.Memory = "auto",
     quiet: o.Quiet = False,
     json_output: o.Json = False,
 ) -> None:
@@ -62,7 +64,7 @@ def reconstruct(
     info = probe(video)
     size = _size(info, fps, frames, height, width)
     with progress(quiet or json_output) as listen:
-        pipe = o.load(model, device, dtype, "float32", listen)
+        pipe = o.load(model, device, dtype, "float32", listen, parts=o.model_parts(context))
         pipe.budget.check_round_trip(size)
         original = read_video(video, size, fps=fps)
         rate = fps or round(info.fps, 3)

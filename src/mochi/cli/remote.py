@@ -29,6 +29,7 @@ _ONLY_HERE = (
     "tokenizer",
     "dequantize",
     "int8",
+    "memory",
 )
 _FROM_LIKE = (
     "negative_prompt",
@@ -63,7 +64,7 @@ def generate_there(
     """
     options = context.params
     for name in _ONLY_HERE:
-        if options.get(name):
+        if options.get(name) and options[name] != "auto":
             raise RequestError(name, str(options[name]), "is not possible with --server")
     output = options["output"]
     if output is not None and output.exists() and not options["overwrite"]:

@@ -101,6 +101,7 @@ def sweep(
     dequantize: o.Dequantize = False,
     int8: o.Int8 = False,
     text_dtype: o.TextDtype = "float32",
+    memory: o.Memory = "auto",
     quiet: o.Quiet = False,
     json_output: o.Json = False,
 ) -> int:

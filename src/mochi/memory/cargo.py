@@ -40,7 +40,7 @@ class Item:
     """One tensor of a block: where it hangs, what is stored, and its place in the buffer.
 
     Attributes:
-        stored: what the block has; on the meta device where `deferred` makes it.
+        stored: what the block has; a stand-in where `deferred` makes the values.
     """
 
     owner: nn.Module
@@ -108,7 +108,7 @@ class Cargo:
             dtype: parameters that are plain floats become this; None keeps what is stored. Buffers
                 (the parts of quantised weights) are never cast.
             stays: names, as in `named_parameters`, of tensors that are not carried.
-            deferred: what makes the values of parameters on the meta device, by their `id`.
+            deferred: what makes the values of parameters that are stand-ins, by their `id`.
         """
         items, offset = [], 0
         for name, owner, key, tensor in _tensors(block):
@@ -134,7 +134,10 @@ class Cargo:
     def is_ready_on(self, device: torch.device) -> bool:
         """Whether the block can compute with its stored tensors as they are."""
         return all(
-            item.stored.dtype == item.dtype and item.stored.device == device for item in self.items
+            item.deferred is None
+            and item.stored.dtype == item.dtype
+            and item.stored.device == device
+            for item in self.items
         )
 
     def fill(self, flat: Tensor, drops_pages: bool = False) -> None:

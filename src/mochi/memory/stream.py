@@ -45,7 +45,7 @@ class Carriage:
         returns: the first block is wanted again after the last (the next step).
         stays: names inside a block of what is not carried.
         settles: names inside a block of what goes to the device once and stays there (adapters).
-        deferred: what makes the values of parameters on the meta device, by their `id`.
+        deferred: what makes the values of parameters that are stand-ins, by their `id`.
     """
 
     device: torch.device

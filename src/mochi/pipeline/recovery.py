@@ -38,7 +38,7 @@ class Recovery:
         Raises:
             DoesNotFitError: there was not enough memory the second time either.
         """
-        if self.used:
+        if self.used or self._parts.precision.int8:  # which is possible in one mode alone
             return work()
         try:
             return work()

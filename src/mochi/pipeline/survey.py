@@ -119,12 +119,13 @@ def _largest(pipe: Pipeline, default: VideoSize) -> VideoSize | None:
     return default
 
 
+def device_name(name: str) -> str:
+    """What a device is, as its maker calls it."""
+    return torch.cuda.get_device_name(name) if name.startswith("cuda") else _processor()
+
+
 def _device(name: str) -> Device:
-    if name.startswith("cuda"):
-        description = torch.cuda.get_device_name(name)
-    else:
-        description = _processor()
-    return Device(name, description, available_bytes(name))
+    return Device(name, device_name(name), available_bytes(name))
 
 
 def _processor() -> str:

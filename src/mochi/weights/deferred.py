@@ -26,19 +26,26 @@ BLOCKS = "blocks."
 
 @dataclass(frozen=True)
 class Deferred:
-    """A weight that is put together from several tensors of the file each time it is needed.
+    """A weight that is made from tensors of the file each time it is needed: put together from
+    several, or decoded.
 
     Attributes:
         whole: the weight.
         pieces: what the file has of it.
+        dtype: what it is read as.
     """
 
     whole: Stored
     pieces: tuple[Stored, ...]
+    dtype: torch.dtype
 
     def read(self) -> Tensor:
         """The weight, in memory of its own."""
-        return self.whole.dense()
+        return self.whole.dense(self.dtype)
+
+    def dense(self, dtype: torch.dtype) -> Tensor:
+        """The weight in another dtype, for whoever changes it (adapters that are merged)."""
+        return self.whole.dense(dtype)
 
     def sources(self) -> list[Tensor]:
         """The mapped tensors that it is made from."""
@@ -50,7 +57,7 @@ class DeferredDit:
     """A transformer of which only what is outside its blocks was read.
 
     Attributes:
-        network: parameters of its blocks are mapped, or on the meta device where they are deferred.
+        network: parameters of its blocks are mapped, or stand-ins of NaN where they are deferred.
         deferred: how to get the latter, by `id` of the parameter.
         check: looks at parameters and buffers of a block; raises `WeightsError` where one is not
             finite. Tensors that did not come from the file are passed over.
@@ -62,7 +69,11 @@ class DeferredDit:
 
 
 def load_dit_deferred(
-    source: Source, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    source: Source,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    *,
+    dequantize: bool = False,
 ) -> DeferredDit:
     """The AsymmDiT in a checkpoint, its blocks unread.
 
@@ -71,6 +82,7 @@ def load_dit_deferred(
         device: where what is outside the blocks goes; the blocks stay on the CPU.
         dtype: of what is outside the blocks, and what quantised layers compute in; None as
             `load_dit`. Plain weights of blocks keep the dtype of the file.
+        dequantize: decode quantised weights whenever a block is made ready, not in each layer.
 
     Raises:
         WeightsError: as `load_dit`, but for what is inside the blocks.
@@ -87,16 +99,20 @@ def load_dit_deferred(
     for name in names:
         if not name.startswith(BLOCKS):
             state[name] = placed(name, reader.read(name).dense(), device, chosen)
-        elif name in small:
+            continue
+        stored = view.read(name)
+        if name in small and not dequantize:
             weight = unread.read(name)
             if not keep_small(network, name, weight, "cpu", chosen or torch.float32):
                 state[name] = weight.dense(chosen)
-        elif (pieces := _pieces(view, name)) is not None:
-            deferred[name] = Deferred(view.read(name), pieces)
+        elif name in small or not is_direct(view, name):
+            kind = stored.load(True).dense(chosen if name in small else None).dtype
+            deferred[name] = Deferred(stored, _pieces(view, name), kind)
         else:
             state[name] = unread.read(name).dense()
     network.load_state_dict(state, strict=False, assign=True)
-    return DeferredDit(network, _by_parameter(network, deferred), _Check(view, network))
+    found = {id(_stand_in(network, name, it)): it for name, it in deferred.items()}
+    return DeferredDit(network, found, _Check(view, network))
 
 
 def is_direct(view: PartView, name: str) -> bool:
@@ -109,23 +125,21 @@ def _small_names(view: PartView, names: Sequence[str]) -> set[str]:
     return {name for name in names if view.read(name).load(True).is_small}
 
 
-def _pieces(view: PartView, name: str) -> tuple[Stored, ...] | None:
-    """What a weight is made of; None where the file has it as it is."""
-    if is_direct(view, name):
-        return None
-    sources = view.names.sources(name)
-    return tuple(view.tensors[source] for source in sources.names)
+def _pieces(view: PartView, name: str) -> tuple[Stored, ...]:
+    """What a weight is made of."""
+    return tuple(view.tensors[source] for source in view.names.sources(name).names)
 
 
-def _by_parameter(network: nn.Module, deferred: Mapping[str, Deferred]) -> dict[int, Deferred]:
-    """Give the parameters on the meta device the dtype of the file, and find them by identity."""
-    found = {}
-    for name, weight in deferred.items():
-        path, _, last = name.rpartition(".")
-        parameter = nn.Parameter(weight.whole.load(True).dense(), requires_grad=False)
-        network.get_submodule(path).register_parameter(last, parameter)
-        found[id(parameter)] = weight
-    return found
+def _stand_in(network: nn.Module, name: str, weight: Deferred) -> nn.Parameter:
+    """A parameter of the right shape, dtype and device that takes no memory, and whose values
+    spoil whatever computes with them."""
+    path, _, last = name.rpartition(".")
+    nothing = torch.full((), torch.nan, dtype=weight.dtype).expand(weight.whole.shape)
+    parameter, layer = nn.Parameter(nothing, requires_grad=False), network.get_submodule(path)
+    layer.register_parameter(last, parameter)
+    if last == "weight":
+        vars(layer)["dense"] = weight.dense  # as layers with stored weights have it
+    return parameter
 
 
 class _Check:
