@@ -114,17 +114,19 @@ class PartView:
         Raises:
             WeightsError: the tensors are those of another model.
         """
-        expected = self.names.their_shapes(expected_shapes(self.part, self.config))
-        found = {n: t.shape for n, t in self.tensors.items() if not self.names.is_neighbour(n)}
-        return LoadReport.compare(self._prefixed(expected), self._prefixed(found))
+        return self._compared(expected_shapes(self.part, self.config))
 
-    def check(self) -> None:
+    def check(self, expected: Shapes | None = None) -> None:
         """Refuse a checkpoint that does not fit its network.
+
+        Args:
+            expected: our names and shapes of the network, from whoever has built it already.
 
         Raises:
             WeightsError: a tensor is missing, foreign or of a wrong shape, or lacks its scale.
         """
-        self.report.raise_if_bad(ARTICLES[self.part], self.label)
+        report = self.report if expected is None else self._compared(expected)
+        report.raise_if_bad(ARTICLES[self.part], self.label)
         if "fp8_scaled" in self.kinds.values():
             refuse_unscaled(unscaled(self.tensors), self.label)
 
@@ -147,6 +149,11 @@ class PartView:
             if not self.names.is_neighbour(name):
                 sizes[stored.kind] += prod(stored.shape)
         return sizes.most_common(1)[0][0] if sizes else "nothing"
+
+    def _compared(self, expected: Shapes) -> LoadReport:
+        theirs = self.names.their_shapes(expected)
+        found = {n: t.shape for n, t in self.tensors.items() if not self.names.is_neighbour(n)}
+        return LoadReport.compare(self._prefixed(theirs), self._prefixed(found))
 
     def _prefixed(self, shapes: Shapes) -> dict[str, Shape]:
         return {f"{self.prefix}{name}": shape for name, shape in shapes.items()}

@@ -23,7 +23,7 @@ from mochi.weights.checkpoint import PartView, Source
 from mochi.weights.finite import count_non_finite, fills_float8, refuse_lost_scales
 from mochi.weights.folder import open_part
 from mochi.weights.names import Part
-from mochi.weights.networks import DECODER, DIT, ENCODER, Kind
+from mochi.weights.networks import DECODER, DIT, ENCODER, Kind, shapes_of
 from mochi.weights.report import LoadReport
 from mochi.weights.stored import FLOATS
 
@@ -105,8 +105,8 @@ def _load(
     dequantize: bool = False,
 ) -> Network:
     view = open_part(kind.part, source)
-    view.check()
     network = kind.empty(view.config)
+    view.check(shapes_of(network))
     reader = WeightReader(view, device, check_finite)
     chosen = dtype or (torch.float32 if view.is_quantised else None)
     state = {}

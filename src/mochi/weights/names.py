@@ -85,6 +85,8 @@ class Names:
             )
             for rule in table.rules
         ]
+        self._sources: dict[str, Sources] = {}
+        self._ours: dict[str, str | None] = {}
 
     def sources(self, our_name: str) -> Sources:
         """Their names for one of ours.
@@ -92,14 +94,24 @@ class Names:
         Raises:
             KeyError: the table has no rule for it.
         """
+        if our_name not in self._sources:
+            self._sources[our_name] = self._found(our_name)
+        return self._sources[our_name]
+
+    def ours(self, their_name: str) -> str | None:
+        """Our name for one of theirs (or for the tensor that theirs is a part of)."""
+        if their_name not in self._ours:
+            self._ours[their_name] = self._found_ours(their_name)
+        return self._ours[their_name]
+
+    def _found(self, our_name: str) -> Sources:
         for ours, theirs, op in self._rules:
             values = ours.match(our_name)
             if values is not None:
                 return Sources(tuple(t.format(values) for t in theirs), op)
         raise KeyError(our_name)
 
-    def ours(self, their_name: str) -> str | None:
-        """Our name for one of theirs (or for the tensor that theirs is a part of)."""
+    def _found_ours(self, their_name: str) -> str | None:
         for ours, theirs, _ in self._rules:
             for template in theirs:
                 values: Values | None = template.match(their_name)

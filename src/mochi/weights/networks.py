@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from mochi.core.config import T5Size
 from mochi.core.errors import WeightsError
@@ -52,8 +53,23 @@ class Kind(Generic[Network]):
 
     def empty(self, config: Any) -> Network:
         """The network on the meta device."""
-        with torch.device("meta"):
+        with torch.device("meta"), _Unfilled():
             return self._build(config)
+
+
+class _Unfilled(TorchFunctionMode):
+    """Random numbers for new parameters are not drawn where there is no memory to put them."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return (kwargs or {}).get("tensor", args[0] if args else None)
+        return func(*args, **(kwargs or {}))
 
 
 DIT = Kind("dit", dit_config, AsymmDiT)
@@ -78,5 +94,9 @@ def expected_shapes(part: Part, config: Any) -> Shapes:
     """Names and shapes of all tensors of a part of these sizes."""
     if isinstance(config, T5Size):
         return t5_shapes(config)
-    state = KINDS[part].empty(config).state_dict()
-    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+    return shapes_of(KINDS[part].empty(config))
+
+
+def shapes_of(network: nn.Module) -> Shapes:
+    """Names and shapes of a network's tensors."""
+    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
