@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import save, save_file
 
 from mochi.core.errors import WeightsError
-from mochi.weights.tensors import TensorFile, TensorFiles
+from mochi.weights.containers import Contents
+from mochi.weights.tensors import TensorFile
 
 
 @pytest.fixture
@@ -138,9 +139,9 @@ def test_a_file_larger_than_the_memory_can_be_mapped(tmp_path: Path):
 def test_shards_are_one_checkpoint(tmp_path: Path):
     save_file({"a": torch.ones(1)}, tmp_path / "1.safetensors")
     save_file({"b": torch.ones(2)}, tmp_path / "2.safetensors")
-    files = TensorFiles([tmp_path / "1.safetensors", tmp_path / "2.safetensors"])
-    assert files.shapes == {"a": (1,), "b": (2,)}
-    assert files.tensor("b").shape == (2,)
+    files = Contents.open([tmp_path / "1.safetensors", tmp_path / "2.safetensors"])
+    assert {name: stored.shape for name, stored in files.tensors.items()} == {"a": (1,), "b": (2,)}
+    assert files.tensors["b"].dense().equal(torch.ones(2))
     assert files.label.endswith("1.safetensors (and 1 more)")
 
 
@@ -148,4 +149,4 @@ def test_a_name_in_two_shards_is_an_error(tmp_path: Path):
     for name in ("1", "2"):
         save_file({"a": torch.ones(1)}, tmp_path / f"{name}.safetensors")
     with pytest.raises(WeightsError, match=r"holds 'a', as does .*1\.safetensors"):
-        TensorFiles([tmp_path / "1.safetensors", tmp_path / "2.safetensors"])
+        Contents.open([tmp_path / "1.safetensors", tmp_path / "2.safetensors"])

@@ -14,9 +14,10 @@ from safetensors import safe_open
 from torch import Tensor
 
 from mochi.core.errors import OutputError
+from mochi.weights.containers import Contents
 from mochi.weights.quantize import BLOCK_FORMS
 from mochi.weights.shards import shards
-from mochi.weights.tensors import TensorFiles
+from mochi.weights.tensors import TensorFile
 from mochi.weights.write import Piece, PlannedFile, copied_file, text_file, write_files
 from mochi.weights.write_gguf import gguf_file
 from mochi.weights.write_safetensors import safetensors_file, safetensors_shards
@@ -65,8 +66,7 @@ def test_safetensors_reads_what_we_write(tmp_path: Path):
             read = file.get_tensor(name)
             assert (read.dtype, read.shape) == (tensor.dtype, tensor.shape)
             assert read.view(-1).view(torch.uint8).equal(tensor.view(-1).view(torch.uint8))
-    ours = TensorFiles([path])
-    for info in ours.files[0].header.tensors.values():
+    for info in TensorFile(path).header.tensors.values():
         assert info.start % info.dtype.itemsize == 0
 
 
@@ -79,8 +79,8 @@ def test_shards_and_their_index(tmp_path: Path):
         *(f"model-0000{i}-of-00004.safetensors" for i in range(1, 5)),
         "model.safetensors.index.json",
     ]
-    files = TensorFiles(shards(tmp_path / "part" / "model.safetensors.index.json"))
-    assert all(files.tensor(name).equal(tensor) for name, tensor in tensors.items())
+    found = Contents.open(shards(tmp_path / "part" / "model.safetensors.index.json")).tensors
+    assert all(found[name].dense().equal(tensor) for name, tensor in tensors.items())
     whole = safetensors_shards("part/model", pieces, shard_bytes=1000)
     assert [file.name for file in whole] == ["part/model.safetensors"]
 

@@ -153,16 +153,6 @@ class ModelFiles:
             )
         return self.tokenizer
 
-    def text_parts(self) -> tuple[Path, Path]:
-        """The text encoder's folder or file, and the folder of its tokenizer.
-
-        Raises:
-            WeightsError: one of them is missing; says how to get it.
-        """
-        self.part("t5")
-        assert self.text_encoder is not None
-        return self.text_encoder, self.tokenizer_folder()
-
     def weight_files(self) -> tuple[Path, ...]:
         """Every file that decides what the model makes, each once, in a fixed order."""
         files = [path for part in PARTS for path in self.parts.get(part, ())]

@@ -15,7 +15,7 @@ import os
 import platform
 import stat
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 from typing import BinaryIO
@@ -103,46 +103,6 @@ class TensorFile:
             return raw.clone().view(info.dtype).view(info.shape)
         flat = torch.frombuffer(self._map, dtype=info.dtype, count=count, offset=info.start)
         return flat.view(info.shape)
-
-
-class TensorFiles:
-    """The tensors of several files (the shards of one checkpoint) as one.
-
-    Raises:
-        WeightsError: a file cannot be used, or two hold a tensor of the same name.
-    """
-
-    def __init__(self, paths: Iterable[StrPath]):
-        self.files: Sequence[TensorFile] = tuple(TensorFile(path) for path in paths)
-        self._owner: dict[str, TensorFile] = {}
-        for file in self.files:
-            for name in file.names():
-                other = self._owner.setdefault(name, file)
-                if other is not file:
-                    raise WeightsError(f"holds {name!r}, as does {other.path}", file.path)
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name to shape, over all files."""
-        return {name: file.shape(name) for name, file in self._owner.items()}
-
-    @property
-    def label(self) -> str:
-        """The path for messages: the file, or the first shard and how many follow."""
-        first, more = self.files[0].path, len(self.files) - 1
-        return f"{first} (and {more} more)" if more else str(first)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor, without touching its data."""
-        return self._owner[name].shape(name)
-
-    def dtype(self, name: str) -> torch.dtype:
-        """Dtype of a tensor, without touching its data."""
-        return self._owner[name].dtype(name)
-
-    def tensor(self, name: str) -> Tensor:
-        """As `TensorFile.tensor`."""
-        return self._owner[name].tensor(name)
 
 
 def open_regular(path: Path) -> BinaryIO:
