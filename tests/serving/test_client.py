@@ -174,7 +174,12 @@ def test_the_whole_command_with_nano(tmp_path: Path) -> None:
         url = process.stdout.readline().split()[-1]
         with mochi.Client(url) as client:
             job = client.submit("a red circle moves left on a black background", seed=7, steps=2)
+            told = {it.type: it.data for it in job.events(previews=True)}
+            assert {"phase", "step", "preview", "frames", "output", "done"} <= set(told)
             job.wait()
+            counted = client.ask("POST", "/v1/count-tokens", {"prompt": "a red circle"})
+            assert counted == {"tokens": 4, "limit": 256, "cut": False}
+            assert client.estimate("a red circle")["memory_bytes"] > 10**7
             path = job.save(tmp_path / "out.mp4")
             picture = job.save(tmp_path / "last.png")
             gif = job.save(tmp_path / "out.gif")

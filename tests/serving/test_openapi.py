@@ -64,7 +64,7 @@ def try_everything(server: Running, examples: int) -> list[str]:
 
 
 def test_every_operation_answers_as_described(server: Running) -> None:
-    tried = try_everything(server, examples=2)
+    tried = try_everything(server, examples=1)
     assert len(tried) > 40
     assert "POST /v1/predictions" in tried
 

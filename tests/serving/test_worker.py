@@ -221,6 +221,7 @@ def test_a_bar_is_one_that_tqdm_readers_know() -> None:
     assert "9.00s/it" in bar({"step": 1, "steps": 9, "seconds_per_step": 9.0, "eta_seconds": 4000})
 
 
+@pytest.mark.long  # in `make test` the whole command runs with nano
 def test_nano_runs_in_a_child(tmp_path: Path) -> None:
     runner = ProcessRunner("cpu", [ModelEntry(MODEL, "nano")])
     heard: list[str] = []

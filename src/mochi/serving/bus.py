@@ -45,7 +45,7 @@ class EventBus(Protocol):
 
 
 class SqlEvents:
-    """Events in the database, and a bell."""
+    """Events in a database, which is its own to close, and a bell."""
 
     def __init__(self, database: Database, bell: Bell):
         self._database = database
@@ -83,6 +83,7 @@ class SqlEvents:
     def close(self) -> None:
         """Stop listening to others."""
         self._bell.close()
+        self._database.close()
 
 
 def open_bus(database: Database) -> EventBus:

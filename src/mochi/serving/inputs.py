@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from mochi.core.errors import RequestError
@@ -115,9 +115,11 @@ def _made(
 
 
 def _settings(defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Of JSON: a guidance for each step is a tuple again."""
-    guidance = defaults["guidance"]
-    return {**defaults, "guidance": tuple(guidance) if isinstance(guidance, list) else guidance}
+    """Of JSON, perhaps of another version's: fields that are known here, and a guidance for each
+    step as a tuple again."""
+    known = {it.name: defaults[it.name] for it in fields(Settings) if it.name in defaults}
+    guidance = known["guidance"]
+    return {**known, "guidance": tuple(guidance) if isinstance(guidance, list) else guidance}
 
 
 def snap_frames(frames: int, limit: int) -> int:

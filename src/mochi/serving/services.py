@@ -146,9 +146,7 @@ def _open(
     offers = Offers(entries, Catalog(database))
     quick = Database.open(database_url(settings), durable=False)  # progress need not be flushed
     bus = open_bus(quick)
-    policy = Policy(settings.webhook_hosts, resolver, settings.webhook_private)
-    safety = Safety.of(settings.safety, settings.safety_terms)
-    secret, metrics = tokens.secret("webhooks"), Metrics()
+    metrics = Metrics()
     shelf = Shelf(
         store,
         files,
@@ -177,13 +175,13 @@ def _open(
         bus,
         offers,
         Links(tokens.secret("links"), settings.link_seconds, database.clock),
-        policy,
-        safety,
+        Policy(settings.webhook_hosts, resolver, settings.webhook_private),
+        Safety.of(settings.safety, settings.safety_terms),
         workers,
         Housekeeper(),
         Limiter(settings.requests_per_minute),
         metrics,
-        secret,
+        tokens.secret("webhooks"),
         work,
         lock,
     )
