@@ -156,3 +156,15 @@ def test_guidance_is_a_number_or_numbers(text: str | None, guidance: object) -> 
             parse_guidance(text)
     elif text != "nan":
         assert parse_guidance(text) == guidance
+
+
+def test_all_fast_paths_off_is_the_same_video(mochi, tiny_model: Path, here: Path) -> None:  # type: ignore[no-untyped-def]
+    words = ["generate", PROMPT, "--seed", 1, "--steps", 2, "--model", tiny_model]
+    off = ["--attention", "sdpa", "--kernels", "plain", "--passes", "apart", "--no-tables"]
+    assert mochi(*words, "-o", "fast/").code == 0
+    done = mochi(*words, "-o", "plain/", *off)
+    assert done.code == 0
+    assert "kernels: plain; modulation: step by step" in done.err
+    assert "attention: sdpa (as asked for)" in done.err
+    fast, plain = (read_video(here / name).astype(int) for name in ("fast", "plain"))
+    assert abs(fast - plain).max() <= 1

@@ -12,7 +12,10 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 # What may be longer, and why: "path" or "path::function" -> reason.
-LONGER: dict[str, str] = {}
+LONGER: dict[str, str] = {
+    "src/mochi/cli/generate.py::generate": "a parameter for each option",
+    "src/mochi/pipeline/pipeline.py::load": "a documented parameter for each choice",
+}
 
 # Folders of somebody's own machine; system paths such as /dev/null and /proc are fine.
 MACHINE_PATH = re.compile(r"(?<![\w.~)}*-])/(?:home|root|Users|work|workspace|mnt|opt|media)/\w")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mochi.cli import options as o
+from mochi.cli import speed as fast
 from mochi.cli.adapters import asked_loras, recorded_loras, tell_lora_differences
 from mochi.cli.naming import default_output
 from mochi.cli.pictures import preview_to
@@ -148,6 +149,10 @@ def generate(
     int8: o.Int8 = False,
     text_dtype: o.TextDtype = "float32",
     memory: o.Memory = "auto",
+    attention: fast.Attention = "auto",
+    kernels: fast.Kernels = "auto",
+    passes: fast.PassesWord = "auto",
+    tables: fast.Tables = True,
     server: o.Server = None,
     token: o.ServerToken = None,
     quiet: o.Quiet = False,

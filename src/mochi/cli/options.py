@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mochi.cli.speed import speed_of
 from mochi.core.errors import RequestError
 from mochi.core.events import OnEvent, ignore
 from mochi.core.presets import PRESETS
@@ -327,11 +328,12 @@ def model_parts(context: typer.Context) -> dict[str, Any]:
     """What a command was told about its model, and how to hold it, as `mochi.load` takes it.
 
     Raises:
-        RequestError: there is no such memory mode.
+        RequestError: there is no such memory mode, or no such fast path.
     """
     check_mode(context.params.get("memory", AUTO))
     names = ("dit", "vae", "text_encoder", "tokenizer", "dequantize", "int8", "memory")
-    return {name: context.params[name] for name in names if name in context.params}
+    given = {name: context.params[name] for name in names if name in context.params}
+    return given | {"speed": speed_of(context)}
 
 
 def check_devices(devices: int) -> None:

@@ -30,6 +30,10 @@ _ONLY_HERE = (
     "dequantize",
     "int8",
     "memory",
+    "attention",
+    "kernels",
+    "passes",
+    "tables",
 )
 _FROM_LIKE = (
     "negative_prompt",

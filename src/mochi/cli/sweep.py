@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mochi.cli import options as o
+from mochi.cli import speed as fast
 from mochi.cli.adapters import asked_loras
 from mochi.cli.app import exit_code_of
 from mochi.cli.naming import slug
@@ -102,6 +103,10 @@ def sweep(
     int8: o.Int8 = False,
     text_dtype: o.TextDtype = "float32",
     memory: o.Memory = "auto",
+    attention: fast.Attention = "auto",
+    kernels: fast.Kernels = "auto",
+    passes: fast.PassesWord = "auto",
+    tables: fast.Tables = True,
     quiet: o.Quiet = False,
     json_output: o.Json = False,
 ) -> int:
