@@ -12,7 +12,7 @@ from torch import nn
 
 from mochi.core.errors import RequestError
 from mochi.core.speed import Speed
-from mochi.memory.modes import Mode
+from mochi.memory.modes import MODES, Mode
 from mochi.memory.residency import Streamed, stream_blocks
 from mochi.memory.stream import BlockStream, Carriage
 from mochi.model.decoder import Decoder
@@ -44,6 +44,9 @@ PARTS: Mapping[PartName, Part] = {
     "encoder": "encoder",
 }
 """What the weights call each part."""
+
+_WORTH_A_SEARCH = 2**26
+"""Bytes of a network after which memory is searched for what nobody holds: half a second."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ class Parts:
         self.precision = precision
         self.speed = Speed()
         self._modes: dict[PartName, Mode] = {}
+        self._limits: dict[PartName, Mode] = {}
         self._loaded: dict[PartName, Any] = {}
         self._streams: dict[PartName, Streamed | BlockStream] = {}
         self._blueprints: dict[PartName, Blueprint] = {}
@@ -106,10 +110,16 @@ class Parts:
         return self._modes.get(name, "high")
 
     def hold(self, name: PartName, mode: Mode) -> None:
-        """Hold a network in another way from its next use on."""
+        """Hold a network in another way from its next use on, but never as one that failed."""
+        mode = max(mode, self._limits.get(name, mode), key=MODES.index)
         if mode != self.mode(name):
             self.release(name)
             self._modes[name] = mode
+
+    def limit(self, name: PartName, mode: Mode) -> None:
+        """Hold a network in this mode or a smaller one from now on: others took too much."""
+        self._limits[name] = mode
+        self.hold(name, mode)
 
     def done_with(self, name: PartName) -> None:
         """A stage that used a network is over: unless it is held for good, its memory goes."""
@@ -128,12 +138,15 @@ class Parts:
         if stream is not None:
             stream.close()
         del part, stream
-        give_memory_back(self.device)
+        known = self._blueprints.get(name)
+        if known is None or known.weights.ready.total > _WORTH_A_SEARCH:
+            give_memory_back(self.device)
 
     def release_all(self) -> None:
         """Give the memory of all networks back."""
         for name in list(self._loaded):
             self.release(name)
+        give_memory_back(self.device)
 
     def is_loaded(self, name: PartName) -> bool:
         """Whether a network is in memory."""

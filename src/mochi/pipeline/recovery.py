@@ -9,7 +9,7 @@ from mochi.core.errors import DoesNotFitError
 from mochi.memory.modes import smaller
 from mochi.memory.need import Stage
 from mochi.pipeline.budget import STAGE_PARTS
-from mochi.pipeline.parts import Parts, give_memory_back
+from mochi.pipeline.parts import Parts
 from mochi.pipeline.watch import Watch
 
 T = TypeVar("T")
@@ -38,7 +38,8 @@ class Recovery:
         Raises:
             DoesNotFitError: there was not enough memory the second time either.
         """
-        if self.used or self._parts.precision.int8:  # which is possible in one mode alone
+        mode = smaller(self._parts.mode(STAGE_PARTS[stage]))
+        if self.used or mode is None or self._parts.precision.int8:  # possible in one mode alone
             return work()
         try:
             return work()
@@ -46,17 +47,8 @@ class Recovery:
             problem = str(error)
         # Outside of the handler: the error held the frames, and these the tensors of the attempt.
         self.used = True
-        mode = self._shrink(stage, after)
+        for each in (stage, *after):
+            self._parts.limit(STAGE_PARTS[each], mode)
+        self._parts.release_all()
         self._watch.notice(f"{problem.split(';')[0]}; once more with --memory {mode}")
         return work()
-
-    def _shrink(self, stage: Stage, after: Sequence[Stage]) -> str:
-        """Hold the stage's network, and those that follow, in the next smaller mode."""
-        now = self._parts.mode(STAGE_PARTS[stage])
-        mode = smaller(now) or now
-        self._parts.release_all()
-        for each in (stage, *after):
-            if self._parts.mode(STAGE_PARTS[each]) != "minimal":
-                self._parts.hold(STAGE_PARTS[each], mode)
-        give_memory_back(self._parts.device)
-        return mode
