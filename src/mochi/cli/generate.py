@@ -16,7 +16,7 @@ from mochi.cli.pictures import preview_to
 from mochi.cli.progress import clock, progress
 from mochi.cli.remote import generate_there
 from mochi.cli.say import print_json
-from mochi.core.errors import OutputError, RequestError
+from mochi.core.errors import DoesNotFitError, OutputError, RequestError
 from mochi.core.events import CancelToken, Notice, OnEvent
 from mochi.pipeline.record import request_in
 
@@ -198,11 +198,29 @@ def _render(
 ) -> Rendered:
     inputs = extras.read()
     with preview_to(extras.preview, listen, overwrite) as on_event:
-        rendered = pipe.generate_to(
-            path, request, overwrite=overwrite, on_event=on_event, cancel=cancel, **inputs
-        )
+        try:
+            rendered = pipe.generate_to(
+                path, request, overwrite=overwrite, on_event=on_event, cancel=cancel, **inputs
+            )
+        except DoesNotFitError as error:
+            raise _with_latents_kept(error, extras.save_latents, path) from error
     extras.write(rendered, overwrite)
     return rendered
+
+
+def _with_latents_kept(error: DoesNotFitError, asked: Path | None, video: Path) -> DoesNotFitError:
+    """The error, with the finished latents of its run, if there are any, in a file that it names.
+
+    Raises:
+        OutputError: the file exists, or cannot be written.
+    """
+    if error.latents is None:
+        return error
+    path = asked or video.with_name(f"{video.name}.latents.safetensors")
+    error.latents.save(path, overwrite=asked is not None)
+    return DoesNotFitError(
+        f"{error}; the finished latents are in {path}, and --latents {path} decodes them"
+    )
 
 
 def _asked_prompt(prompt: str | None, embeddings: Path | None, like: Path | None) -> str | None:

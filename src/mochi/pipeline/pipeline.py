@@ -18,7 +18,7 @@ from typing import Any, TypedDict, Unpack
 import numpy as np
 import torch
 
-from mochi.core.errors import RequestError
+from mochi.core.errors import DoesNotFitError, RequestError
 from mochi.core.events import CancelToken, OnEvent, ignore
 from mochi.core.request import GenerateRequest
 from mochi.core.sizes import VideoSize
@@ -370,12 +370,17 @@ class Pipeline(Adapted):
         """The stages in their order; returns the fields of `Rendered`."""
         text = run.read_prompts()
         latents = run.denoise(text)
-        run.decode(latents, take)
         record = self._record(run)
+        finished = StoredLatents(latents.latent, latents.sigma, record)
+        try:
+            run.decode(latents, take)
+        except DoesNotFitError as error:
+            error.latents = finished  # hours of work, perhaps
+            raise
         return {
             "request": run.request,
             "record": record,
-            "latents": StoredLatents(latents.latent, latents.sigma, record),
+            "latents": finished,
             "embeddings": text.joined(),
             "prompt_tokens": text.positive.token_counts[0],
             "truncated": text.positive.truncated[0],

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mochi.core.economy import StepCache
-from mochi.core.errors import DoesNotFitError, RequestError, SamplingError
+from mochi.core.errors import RequestError, SamplingError
 from mochi.core.events import FramesDone
 from mochi.core.latents import MOCHI_STATS, DitLatent
 from mochi.core.request import GenerateRequest
@@ -152,16 +152,8 @@ class Run:
         return self.recovery.attempt("denoise", ("decode",), lambda: self._denoise(text))
 
     def decode(self, latents: StoredLatents, take: TakeFrames) -> None:
-        """Finished latents to frames, handed on as they come.
-
-        Raises:
-            DoesNotFitError: not enough memory; the error carries the latents.
-        """
-        try:
-            self.recovery.attempt("decode", (), lambda: self._decode(latents, take))
-        except DoesNotFitError as error:
-            error.latents = latents
-            raise
+        """Finished latents to frames, handed on as they come."""
+        self.recovery.attempt("decode", (), lambda: self._decode(latents, take))
 
     def _read_prompts(self) -> Conditioning:
         with self.watch.phase("text"):
