@@ -111,7 +111,13 @@ def _open_one(path: Path) -> Contents:
         return Contents((path,), frozenset({container}), read_torch_file(path), {})
     file = TensorFile(path)
     tensors = {
-        name: plain(info.dtype, info.shape, info.end - info.start, partial(file.tensor, name))
+        name: plain(
+            info.dtype,
+            info.shape,
+            info.end - info.start,
+            partial(file.tensor, name),
+            partial(file.forget, name),
+        )
         for name, info in file.header.tensors.items()
     }
     return Contents((path,), frozenset({container}), tensors, file.metadata)

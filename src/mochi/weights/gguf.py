@@ -25,7 +25,7 @@ from mochi.model.blocks import CODECS
 from mochi.weights.ggml import FLOAT_TYPES, TYPES
 from mochi.weights.header import MAX_DIMENSION, MAX_DIMENSIONS, MAX_HEADER_BYTES
 from mochi.weights.stored import Stored, blocks, plain
-from mochi.weights.tensors import map_privately, open_regular
+from mochi.weights.tensors import forget_pages, map_privately, open_regular
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -93,8 +93,9 @@ class GgufFile:
         }
 
     def _stored(self, info: BlockInfo) -> Stored:
+        forget = partial(forget_pages, self._map, info.start, info.end)
         if info.kind in CODECS:
-            return blocks(info.kind, info.shape, partial(self._bytes, info))
+            return blocks(info.kind, info.shape, partial(self._bytes, info), forget)
         dtype = FLOAT_TYPES[info.kind]
 
         def read() -> Tensor:
@@ -102,7 +103,7 @@ class GgufFile:
             aligned = raw if info.start % dtype.itemsize == 0 else raw.clone()
             return aligned.view(dtype).view(info.shape)
 
-        return plain(dtype, info.shape, info.end - info.start, read)
+        return plain(dtype, info.shape, info.end - info.start, read, forget)
 
     def _bytes(self, info: BlockInfo) -> Tensor:
         count = info.end - info.start

@@ -113,12 +113,19 @@ def _load(
     for name in network.state_dict():  # one after the other: pieces of one are put together here
         weight = reader.read(name)
         small = weight.is_small and not dequantize and kind.part in STAYS_SMALL
-        if not (small and keep_small(network, name, weight, device, chosen or torch.float32)):
-            state[name] = placed(name, weight.dense(), device, chosen)
+        if small and keep_small(network, name, weight, device, chosen or torch.float32):
+            continue
+        state[name] = placed(name, weight.dense(), device, chosen)
+        if not (state[name].is_meta or _share(state[name], weight.data)):
+            view.read(name).forget()
     reader.finish()
     # What is missing here are the layers that have their stored weights already.
     network.load_state_dict(state, strict=False, assign=True)
     return network
+
+
+def _share(one: Tensor, other: Tensor) -> bool:
+    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
 class WeightReader:

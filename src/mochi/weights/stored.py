@@ -26,12 +26,14 @@ class Stored:
         shape: of the weight it stands for.
         nbytes: in the file, its scales included.
         load: reads it; with True it gives a tensor on the `meta` device, and reads nothing.
+        forget: lets go of the file's pages behind it, once it was copied and nobody holds it.
     """
 
     kind: str
     shape: Shape
     nbytes: int
     load: Callable[[bool], StoredWeight]
+    forget: Callable[[], None] = lambda: None
 
     @property
     def raw(self) -> Mapping[str, Tensor]:
@@ -48,7 +50,13 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def plain(dtype: torch.dtype, shape: Shape, nbytes: int, read: Callable[[], Tensor]) -> Stored:
+def plain(
+    dtype: torch.dtype,
+    shape: Shape,
+    nbytes: int,
+    read: Callable[[], Tensor],
+    forget: Callable[[], None] = lambda: None,
+) -> Stored:
     """A tensor of some dtype without scales."""
     kind = dtype_name(dtype)
 
@@ -56,10 +64,15 @@ def plain(dtype: torch.dtype, shape: Shape, nbytes: int, read: Callable[[], Tens
         data = torch.empty(shape, dtype=dtype, device="meta") if meta else read()
         return StoredWeight(kind, shape, data)
 
-    return Stored(kind, shape, nbytes, load)
+    return Stored(kind, shape, nbytes, load, forget)
 
 
-def blocks(kind: str, shape: Shape, read: Callable[[], Tensor]) -> Stored:
+def blocks(
+    kind: str,
+    shape: Shape,
+    read: Callable[[], Tensor],
+    forget: Callable[[], None] = lambda: None,
+) -> Stored:
     """Blocks of ggml; `read` gives their bytes, uint8 of any shape."""
     codec = CODECS[kind]
     numbers = 1
@@ -73,7 +86,7 @@ def blocks(kind: str, shape: Shape, read: Callable[[], Tensor]) -> Stored:
         data = torch.empty(packed, dtype=torch.uint8, device="meta") if meta else read()
         return StoredWeight(kind, shape, data.view(packed))
 
-    return Stored(kind, shape, count * codec.bytes, load)
+    return Stored(kind, shape, count * codec.bytes, load, forget)
 
 
 def scaled(weight: Stored, scale: Stored) -> Stored:
@@ -86,7 +99,7 @@ def scaled(weight: Stored, scale: Stored) -> Stored:
 
     is_float8 = weight.kind in map(dtype_name, FLOAT8)
     kind = "fp8_scaled" if is_float8 else f"{weight.kind}_scaled"
-    return Stored(kind, weight.shape, weight.nbytes + scale.nbytes, load)
+    return Stored(kind, weight.shape, weight.nbytes + scale.nbytes, load, weight.forget)
 
 
 def _scale_shape(count: int, shape: Shape) -> Shape:
@@ -118,7 +131,11 @@ def _load_joined(
         return StoredWeight("float32", shape, dense)
     scales = [_by_row(part) for part in parts if part.scale is not None]
     scale = op.join(scales) if scales else None
-    return StoredWeight(parts[0].kind, shape, op.join([part.data for part in parts]), scale)
+    data = op.join([part.data for part in parts])
+    if not meta:
+        for piece in pieces:  # they were copied
+            piece.forget()
+    return StoredWeight(parts[0].kind, shape, data, scale)
 
 
 def _by_row(weight: StoredWeight) -> Tensor:

@@ -104,6 +104,22 @@ class TensorFile:
         flat = torch.frombuffer(self._map, dtype=info.dtype, count=count, offset=info.start)
         return flat.view(info.shape)
 
+    def forget(self, name: str) -> None:
+        """Let go of the memory behind a tensor that was copied and that nobody holds any more."""
+        info = self.info(name)
+        forget_pages(self._map, info.start, info.end)
+
+
+def forget_pages(mapped: mmap.mmap, start: int, end: int) -> None:
+    """Let go of the whole pages between two places of a private map; they can be read again.
+
+    What was written to them is lost: only for data that nobody holds any more.
+    """
+    first, last = -(-start // mmap.PAGESIZE), end // mmap.PAGESIZE
+    if first < last and hasattr(mmap, "MADV_DONTNEED"):
+        size = (last - first) * mmap.PAGESIZE
+        mapped.madvise(mmap.MADV_DONTNEED, first * mmap.PAGESIZE, size)
+
 
 def open_regular(path: Path) -> BinaryIO:
     """A file opened for reading, if it is one.
