@@ -13,7 +13,6 @@ from mochi.cli.byte_progress import byte_progress, byte_size
 from mochi.cli.say import print_json, printable, say
 
 if TYPE_CHECKING:
-    from mochi.weights.folder import ModelFiles
     from mochi.weights.inspect import Inspection, PartInspection
     from mochi.weights.source import Opened
 
@@ -162,30 +161,22 @@ def find_path(name: str, quiet: bool = False) -> Path:
     """The file or folder that a name means; what is on the hub and not here is fetched.
 
     Raises:
-        MochiError: there is no such model.
+        MochiError: there is nothing of this name.
     """
-    path = Path(name).expanduser()
-    return path if path.exists() and name != "nano" else _find(name, quiet).folder
-
-
-def _open(name: str, quiet: bool) -> Opened:
-    from mochi.weights.source import open_files, open_path
-
-    path = Path(name).expanduser()
-    if path.exists() and name != "nano":
-        return open_path(path)
-    return open_files(_find(name, quiet))
-
-
-def _find(name: str, quiet: bool) -> ModelFiles:
     from mochi.core.events import Event, Notice
-    from mochi.pipeline.models import find_model
+    from mochi.pipeline.models import find_place
 
     def tell(event: Event) -> None:
         if isinstance(event, Notice) and not quiet:
             say(event.message)
 
-    return find_model(name, on_event=tell)
+    return find_place(name, on_event=tell)
+
+
+def _open(name: str, quiet: bool) -> Opened:
+    from mochi.weights.source import open_path
+
+    return open_path(find_path(name, quiet))
 
 
 def _print(found: Inspection) -> None:

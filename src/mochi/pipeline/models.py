@@ -22,7 +22,7 @@ from mochi.pipeline.places import (
 from mochi.weights.folder import Given, ModelFiles
 from mochi.weights.hub_files import PARTS, ModelPart
 
-__all__ = ["NANO", "Hub", "find_lora", "find_model", "nano_folder", "present_models"]
+__all__ = ["Hub", "find_lora", "find_model", "find_place", "nano_folder", "present_models"]
 
 _ENDINGS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
@@ -59,12 +59,25 @@ def find_model(
     return files
 
 
-def _of_model(
-    model: str, hub: Hub, on_event: OnEvent, given: Given, tokenizer: Path | None
-) -> ModelFiles:
-    place = local_path("model", model)
+def find_place(name: str, hub: Hub | None = None, on_event: OnEvent = ignore) -> Path:
+    """The file or folder that a name means, be it a whole model or parts of one.
+
+    Raises:
+        RequestError: there is no such thing; lists the models there are.
+        DownloadError: the hub does not deliver.
+    """
+    hub = hub or Hub()
+    place = local_path("model", name)
     if place is not None:
-        return ModelFiles.find(place, None, given, tokenizer)
+        return place
+    wanted = _wanted(name, hub)
+    if wanted.file is not None:
+        return fetch_file(wanted, hub, on_event)
+    cached = _in_cache(wanted, hub)
+    return fetch_parts(wanted.repo, PARTS, (), hub, on_event) if cached is None else cached.folder
+
+
+def _wanted(model: str, hub: Hub) -> HubName:
     wanted = hub_name(model)
     if wanted is None:
         present = ", ".join(dict.fromkeys([NANO, *present_models(hub)]))
@@ -74,6 +87,16 @@ def _of_model(
             "is no file, and neither a folder nor a name on the hub (owner/name)",
             present,
         )
+    return wanted
+
+
+def _of_model(
+    model: str, hub: Hub, on_event: OnEvent, given: Given, tokenizer: Path | None
+) -> ModelFiles:
+    place = local_path("model", model)
+    if place is not None:
+        return ModelFiles.find(place, None, given, tokenizer)
+    wanted = _wanted(model, hub)
     cached = _in_cache(wanted, hub, given, tokenizer)
     return cached or _fetched(wanted, hub, on_event, given, tokenizer)
 

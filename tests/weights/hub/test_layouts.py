@@ -10,7 +10,7 @@ from tests.weights.marked import State, fp8_scaled
 from mochi.core.errors import DownloadError, RequestError, WeightsError
 from mochi.core.events import Event, Notice
 from mochi.pipeline.given import PartNames
-from mochi.pipeline.models import Hub, find_model
+from mochi.pipeline.models import Hub, find_model, find_place, nano_folder
 from mochi.pipeline.places import HubName, hub_name
 from mochi.weights.hub_files import select
 
@@ -121,6 +121,17 @@ def test_distilled_weights_alone_say_what_they_lack_before_a_byte(
     found = find_model("owner/model", here, parts=PartNames.of(vae=original))
     assert found.dit[0].name == "dit.safetensors"
     assert found.part("decoder") == (original / "decoder.safetensors",)
+
+
+def test_a_place_need_hold_no_whole_model(hub: Any, here: Hub, files: dict[str, bytes]):
+    hub.files = files
+    name = f"{SPLIT}vae/mochi_vae.safetensors"
+    assert find_place(f"owner/model:{name}", here).name == "mochi_vae.safetensors"
+    hub.files = {name: files[name], "README.md": b""}
+    assert (find_place("owner/model", here) / name).is_file()
+    assert find_place("nano") == nano_folder()
+    with pytest.raises(RequestError, match="neither a folder nor a name on the hub"):
+        find_place("./nowhere", here)
 
 
 @pytest.mark.parametrize("place", ["", "tokenizer/"])
