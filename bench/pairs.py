@@ -1,7 +1,8 @@
 """Two ways to do one thing, timed in turn in one run: A, B, A, B, ...
 
-What else the machine does falls on both sides alike, so ratios hold where single times do not. A
-side runs in this process (`Here`) or in one of its own (`Apart`), which also gives it memory of
+What else the machine does falls on both sides alike, so ratios hold where single times do not.
+Beside the clock stands the processor's time, which other work changes little as long as one thread
+computes (several wait for each other by spinning). A side runs in this process (`Here`) or in one of its own (`Apart`), which also gives it memory of
 its own and, if wanted, another version of the package.
 
     def run() -> object: ...
@@ -75,9 +76,11 @@ class Side(Protocol):
 
 @dataclass(frozen=True)
 class Run:
-    """One run: its seconds, the most memory held during it, and what it returned for JSON."""
+    """One run: its seconds by the clock and by the processor, the most memory held during it, and
+    what it returned for JSON."""
 
     seconds: float
+    processor_seconds: float
     peak_bytes: int
     value: Any = None
 
@@ -92,11 +95,12 @@ class Here:
     def once(self) -> Run:
         settle(self.device)
         reset_peak(self.device)
-        began = time.perf_counter()
+        began, worked = time.perf_counter(), time.process_time()
         value = self.work()
         settle(self.device)
-        seconds = time.perf_counter() - began
-        return Run(seconds, peak_bytes(self.device), value if is_plain(value) else None)
+        seconds, processor = time.perf_counter() - began, time.process_time() - worked
+        plain = value if is_plain(value) else None
+        return Run(seconds, processor, peak_bytes(self.device), plain)
 
     def close(self) -> None:
         return None
@@ -150,8 +154,8 @@ def alternate(sides: Mapping[str, Side | Callable[[], object]], repeats: int = 5
 
     Returns:
         `sides`: times, peaks and last values by name. `ratio`: for each side but the first, how
-        many times faster the first is: `median` of medians, and `least` and `most` of the
-        rounds, each against its own round.
+        many times faster the first is: `median` of medians, `least` and `most` of the rounds,
+        each against its own round, and `processor`, of medians of the processor's time.
     """
     ready = {name: side if hasattr(side, "once") else Here(side) for name, side in sides.items()}
     runs: dict[str, list[Run]] = {name: [] for name in ready}
@@ -179,6 +183,7 @@ def summary(runs: Sequence[Run]) -> dict[str, Any]:
         "median_seconds": round(statistics.median(seconds), 4),
         "min_seconds": round(min(seconds), 4),
         "max_seconds": round(max(seconds), 4),
+        "processor_seconds": round(statistics.median(run.processor_seconds for run in runs), 4),
         "peak_mib": round(max(run.peak_bytes for run in runs) / 2**20),
     }
     return found | ({} if runs[-1].value is None else {"value": runs[-1].value})
@@ -188,10 +193,12 @@ def ratio(ours: Sequence[Run], theirs: Sequence[Run]) -> dict[str, float]:
     """How many times faster `ours` is: of the medians, and its spread over the rounds."""
     each = [other.seconds / our.seconds for our, other in zip(ours, theirs, strict=True)]
     medians = [statistics.median(run.seconds for run in runs) for runs in (ours, theirs)]
+    worked = [statistics.median(run.processor_seconds for run in runs) for runs in (ours, theirs)]
     return {
         "median": round(medians[1] / medians[0], 3),
         "least": round(min(each), 3),
         "most": round(max(each), 3),
+        "processor": round(worked[1] / max(worked[0], 1e-9), 3),
     }
 
 
