@@ -2,8 +2,9 @@
 
 What else the machine does falls on both sides alike, so ratios hold where single times do not.
 Beside the clock stands the processor's time, which other work changes little as long as one thread
-computes (several wait for each other by spinning). A side runs in this process (`Here`) or in one of its own (`Apart`), which also gives it memory of
-its own and, if wanted, another version of the package.
+computes (several wait for each other by spinning). A side runs in this process (`Here`) or in one
+of its own (`Apart`), which also gives it memory of its own and, if wanted, another version of the
+package.
 
     def run() -> object: ...
     faster, slower = Here(run), Apart("rows_denoise:old_clip", {"seed": 0}, path=[folder])
