@@ -53,7 +53,11 @@ def test_commands_and_their_options_exist(document: Path) -> None:
         while words and words[0] in getattr(command, "commands", {}):
             command = command.commands[words.pop(0)]
         assert not hasattr(command, "commands") or words[:1] in (["--help"], ["--version"]), words
-        options = {option for parameter in command.params for option in parameter.opts}
+        options = {
+            option
+            for parameter in command.params
+            for option in (*parameter.opts, *parameter.secondary_opts)
+        }
         for word in words:
             if word.startswith("-"):
                 assert word.split("=")[0] in options | {"--help"}, (command.name, word)
