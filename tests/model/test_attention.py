@@ -114,7 +114,8 @@ def test_a_kernel_that_does_not_run_is_passed_over_or_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     broken = failing(RuntimeError("No available kernel. Aborting execution.\nmore"))
-    monkeypatch.setattr(attention, "KERNELS", attention.KERNELS | {"chunked": Kernel(broken)})
+    kernels = attention.KERNELS | {"chunked": Kernel(broken, ("cpu",))}
+    monkeypatch.setattr(attention, "KERNELS", kernels)
     inputs = qkv(300)
     assert torch.equal(ChosenAttention()(*inputs), attend(*inputs))
     with pytest.raises(RequestError, match="does not run here: No available kernel") as caught:
@@ -122,11 +123,16 @@ def test_a_kernel_that_does_not_run_is_passed_over_or_named(
     assert caught.value.field == "attention"
 
 
-def test_too_little_memory_is_no_reason_to_choose_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    full = failing(torch.OutOfMemoryError("full"))
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("full"), RuntimeError("not enough memory: you tried ...")]
+)
+def test_too_little_memory_is_no_reason_to_choose_another(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    full = failing(error)
     monkeypatch.setattr(attention, "KERNELS", attention.KERNELS | {"chunked": Kernel(full)})
     for name in ("auto", "chunked"):
-        with pytest.raises(torch.OutOfMemoryError):
+        with pytest.raises(type(error)):
             ChosenAttention(name)(*qkv(300))
 
 

@@ -121,7 +121,7 @@ KERNELS: Mapping[str, Kernel] = {
     "cudnn": Kernel(_backend(SDPBackend.CUDNN_ATTENTION), ("cuda",)),
     "flash": Kernel(_flash(None), ("cuda",)),
     "flash3": Kernel(_flash("FA3"), ("cuda",), "flash_attn_interface"),
-    "flash4": Kernel(_flash("FA4"), ("cuda",), "flash_attn.cute"),
+    "flash4": Kernel(_flash("FA4"), ("cuda",), "flash_attn"),
     "efficient": Kernel(_backend(SDPBackend.EFFICIENT_ATTENTION), ("cuda",)),
 }
 
@@ -181,8 +181,8 @@ class ChosenAttention:
         self._say(self.name, "as asked for")
         try:
             return KERNELS[self.name].run(*qkv)
-        except (ImportError, RuntimeError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
+        except Exception as error:
+            if _is_about_memory(self.name, error):
                 raise
             raise RequestError(
                 "attention", self.name, f"does not run here: {_first_line(error)}", "auto"
@@ -245,19 +245,22 @@ def _seconds(name: str, qkv: Sequence[Tensor]) -> float | None:
                 torch.cuda.synchronize(qkv[0].device)
             if turn:
                 best = min(best, time.perf_counter() - began)
-    except (ImportError, RuntimeError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
+    except Exception as error:
+        if _is_about_memory(name, error):
             raise
         log.debug("attention %s does not run here: %s", name, error)
         return None
     return best
 
 
+def _is_about_memory(name: str, error: Exception) -> bool:
+    """Whether another kernel would not help. Kernels of one kind of device may fail in any way that
+    their packages think of; those of all devices only for want of memory, whatever it is called."""
+    return isinstance(error, torch.OutOfMemoryError) or not KERNELS[name].devices
+
+
 def _is_installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ImportError:
-        return False
+    return importlib.util.find_spec(module) is not None
 
 
 def _first_line(error: Exception) -> str:
