@@ -84,7 +84,7 @@ def _flash(implementation: str | None) -> Attention:
     run = _backend(SDPBackend.FLASH_ATTENTION)
 
     def attention(q_BSHK: Tensor, k_BSHK: Tensor, v_BSHK: Tensor) -> Tensor:
-        if torch_attention.current_flash_attention_impl() != implementation:
+        if _flash_in_use() != implementation:
             if implementation is None:
                 torch_attention.restore_flash_attention_impl()
             else:
@@ -92,6 +92,11 @@ def _flash(implementation: str | None) -> Attention:
         return run(q_BSHK, k_BSHK, v_BSHK)
 
     return attention
+
+
+def _flash_in_use() -> str | None:
+    in_use = getattr(torch_attention, "current_flash_attention_impl", None)
+    return None if in_use is None else in_use()
 
 
 @dataclass(frozen=True)
@@ -174,7 +179,8 @@ class ChosenAttention:
         if kind not in self.chosen:
             self.chosen[kind] = self._fastest(kind, q_BSHK, k_BSHK, v_BSHK)
         name = self.chosen[kind]
-        self._say(name, self._reason(kind, q_BSHK))
+        if name not in self._said:
+            self._say(name, self._reason(kind, q_BSHK))
         return KERNELS[name].run(q_BSHK, k_BSHK, v_BSHK)
 
     def _named(self, *qkv: Tensor) -> Tensor:
