@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mochi.core.config import MOCHI_1, DiTConfig, T5Size
+from mochi.core.config import MOCHI_1, DecoderConfig, DiTConfig, T5Size
 from mochi.model.decoder import Decoder
 from mochi.model.dit import AsymmDiT
 from mochi.model.encoder import Encoder
@@ -78,13 +78,17 @@ def shapes_of(network: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def planned(
-    parts: tuple[str, ...], dit: DiTConfig, t5: T5Size, tokenizer: Path | None = None
+    parts: tuple[str, ...],
+    dit: DiTConfig,
+    t5: T5Size,
+    decoder: DecoderConfig = MOCHI_1.decoder,
+    tokenizer: Path | None = None,
 ) -> list[PlannedFile]:
     """The files of a model folder."""
     numbers, files = Numbers(), []
     makers: dict[str, Callable[[], nn.Module]] = {
         "dit": lambda: AsymmDiT(dit),
-        "decoder": lambda: Decoder(MOCHI_1.decoder),
+        "decoder": lambda: Decoder(decoder),
         "encoder": lambda: Encoder(MOCHI_1.encoder),
     }
     for name, make in makers.items():
@@ -121,7 +125,7 @@ def main() -> None:
     dit, t5 = MOCHI_1.dit, T5Size()
     if given.depth:
         dit, t5 = replace(dit, depth=given.depth), T5Size(**(asdict(t5) | {"depth": given.depth}))
-    files = planned(tuple(given.parts), dit, t5, given.tokenizer)
+    files = planned(tuple(given.parts), dit, t5, tokenizer=given.tokenizer)
     seconds = write(given.folder, files)
     size = sum(file.nbytes for file in files)
     print(f"{given.folder}: {size / 1e9:.1f} GB in {seconds:.0f} s")

@@ -95,6 +95,7 @@ def _machine_lines(machine: Machine) -> Iterator[str]:
     for device in machine.devices:
         free = device.available_bytes
         yield f"device   {device.name}: {device.description}, {gib(free)} available"
+        yield f"         kernels {device.kernels}; attention {', '.join(device.attention)}"
     yield "uses     " + ", ".join(f"{name} {text}" for name, text in machine.packages.items())
 
 

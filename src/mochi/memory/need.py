@@ -104,7 +104,7 @@ def blocks_need(
     resident += ready.modulation if mode == "high" else 0
     if mode != "high":
         working = max(working, 2 * ready.modulation_block)
-    mapped = _mapped(weights, mode, streams)
+    mapped = _mapped(weights, mode)
     if on_cpu:
         return Need(stage, 0 if weights.in_place else resident, working + kept, mode, mapped=mapped)
     host = 2 * ready.block if streams else 0
@@ -120,11 +120,13 @@ def whole_need(stage: Stage, weights: Weights, mode: Mode, working: int, *, on_c
     return Need(stage, resident, working, mode, mapped=mapped)
 
 
-def _mapped(weights: Weights, mode: Mode, streams: bool) -> int:
-    """Pages of the file on a CPU."""
+def _mapped(weights: Weights, mode: Mode) -> int:
+    """Pages of the file on a CPU; those of what was converted are let go behind it."""
     stored = weights.stored
-    if mode == "high":
-        return stored.total
-    if mode == "minimal":
-        return stored.rest + 2 * stored.block if weights.in_place else weights.largest
-    return stored.rest + stored.blocks if weights.in_place or streams else weights.largest
+    if mode == "minimal" and weights.in_place:
+        return stored.rest + 2 * stored.block
+    if mode == "low":
+        return stored.rest + stored.blocks
+    if not weights.in_place:
+        return weights.largest
+    return stored.total if mode == "high" else stored.rest + stored.blocks

@@ -35,8 +35,12 @@ STAGE_PARTS: dict[Stage, PartName] = {
 }
 """The network of each stage."""
 
-_IMPORTED_WITH_TEXT = 105 * 2**20
-"""What transformers brings along (5.0, with torch 2.13)."""
+_MIB = 2**20
+_IMPORTED_WITH_TEXT, _OF_IT_IMPORTED_TO_TRACE = 105 * _MIB, 65 * _MIB
+"""What transformers 5 brings along, and how much of it a trace has brought already."""
+
+_LIBRARY_PAGES = 24 * _MIB
+"""Of PyTorch's code, what is looked at for the first time while a run goes on."""
 
 
 class Budget:
@@ -152,8 +156,10 @@ class Budget:
 
     def _plan(self, job: Job, needs: Sequence[Need], room: Room, asked: Mode | None) -> Plan:
         own, mapped = process_bytes()
-        if job.prompts and "transformers.models.t5" not in sys.modules:
+        mapped += _LIBRARY_PAGES
+        if job.prompts and "transformers.models.t5.modeling_t5" not in sys.modules:
             own += _IMPORTED_WITH_TEXT
+            own -= _OF_IT_IMPORTED_TO_TRACE if "sympy" in sys.modules else 0
         fits = all(map(room.has, needs))
         needs, program = tuple(needs), (own, mapped)
         return Plan(job.size, self._device, asked_name(asked), needs, room, program, fits)

@@ -15,6 +15,8 @@ import mochi
 from mochi.core.errors import DoesNotFitError, MochiError
 from mochi.core.sizes import VideoSize
 from mochi.memory.available import available_bytes, host_available_bytes
+from mochi.model.attention import KERNELS
+from mochi.model.fast import make_kernels
 from mochi.pipeline.devices import pick_device, present_devices
 from mochi.pipeline.models import Hub, present_models
 from mochi.pipeline.pipeline import Pipeline, open_model
@@ -25,11 +27,18 @@ _PACKAGES = ("torch", "transformers", "av", "huggingface_hub", "safetensors", "n
 
 @dataclass(frozen=True)
 class Device:
-    """A device: what torch calls it, what it is, and its memory in bytes."""
+    """A device: what torch calls it, what it is, and its memory in bytes.
+
+    Attributes:
+        kernels: those that a run takes for the elementwise pieces.
+        attention: kernels for attention that are here; a run takes the fastest.
+    """
 
     name: str
     description: str
     available_bytes: int
+    kernels: str = ""
+    attention: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -125,7 +134,10 @@ def device_name(name: str) -> str:
 
 
 def _device(name: str) -> Device:
-    return Device(name, device_name(name), available_bytes(name))
+    place = torch.device(name)
+    attention = tuple(kernel for kernel, it in KERNELS.items() if it.is_here(place.type))
+    kernels = make_kernels("auto").on(place).name
+    return Device(name, device_name(name), available_bytes(name), kernels, attention)
 
 
 def _processor() -> str:
