@@ -75,6 +75,19 @@ def _fill(parameters: Iterable[tuple[str, Tensor]], device: str) -> None:
             parameter.copy_((spread * numbers).bfloat16())
 
 
+def plain_dit(ours: AsymmDiT) -> AsymmDiT:
+    """A second network on the same weights, all fast paths off."""
+    from mochi.model.attention import ChosenAttention
+    from mochi.model.kernels import PlainKernels
+
+    with torch.device("meta"):
+        plain = AsymmDiT(ours.config)
+    plain.load_state_dict(ours.state_dict(), assign=True)
+    plain.attention, plain.kernels = ChosenAttention("sdpa"), PlainKernels()
+    plain.passes, plain.tabulates = "apart", False
+    return plain.eval().requires_grad_(False)
+
+
 def diffusers_dit(ours: AsymmDiT) -> Any:
     """The transformer of diffusers with the same weights; memory is shared where layouts allow."""
     import diffusers

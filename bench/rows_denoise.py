@@ -1,4 +1,4 @@
-"""Rows of the denoising loop: two wide blocks on a CPU, a nano clip, and one GPU at full size."""
+"""Rows of the denoising loop on a CPU: two wide blocks, and a nano clip."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
-from pairs import BENCH, Apart, Effort, Here, Row, alternate
+from pairs import BENCH, Apart, Effort, Row, alternate
 
 SIGMAS = (1.0, 0.9, 0.7, 0.4, 0.0)
 FIRST_VERSION = "4c5b219"
@@ -35,17 +35,6 @@ def rows() -> Sequence[Row]:
             reach="2x faster",
             measure=_nano,
         ),
-        *(
-            Row(
-                name=f"gpu-denoise-{frames}",
-                what=f"one guided step at full size, 848x480x{frames} frames, random weights, bf16",
-                against="diffusers, eager and compiled, same weights and noise",
-                reach=f"1.5x faster; at most {1.15 * seconds:.2f} s on an H100",
-                measure=_gpu_step(frames, seconds),
-                device="cuda",
-            )
-            for frames, seconds in ((31, 0.52), (85, 1.91), (163, 5.25))
-        ),
     ]
 
 
@@ -54,7 +43,7 @@ def rows() -> Sequence[Row]:
 
 def _two_cores(effort: Effort) -> Mapping[str, Any]:
     import torch
-    from peers import Inputs, diffusers_dit, diffusers_run, our_dit, our_run, relative
+    from peers import Inputs, diffusers_dit, diffusers_run, our_dit, our_run, plain_dit, relative
 
     from mochi.core.config import DiTConfig
     from mochi.core.sizes import VideoSize
@@ -68,13 +57,10 @@ def _two_cores(effort: Effort) -> Mapping[str, Any]:
     reference = our_run(exact, inputs)()
     del exact
     ours = our_dit(config, torch.bfloat16)
-    plain = our_dit(config, torch.bfloat16)
-    plain.load_state_dict(ours.state_dict(), assign=True)
-    _all_off(plain)
     runs = {
         "ours": our_run(ours, inputs),
         "diffusers": diffusers_run(diffusers_dit(ours), inputs),
-        "ours, all fast paths off": our_run(plain, inputs),
+        "ours, all fast paths off": our_run(plain_dit(ours), inputs),
     }
     ends: dict[str, Any] = {}
     found = alternate({name: kept(name, run, ends) for name, run in runs.items()}, effort.repeats)
@@ -97,14 +83,6 @@ def kept(name: str, run: Callable[[], Any], ends: dict[str, Any]) -> Callable[[]
         ends[name] = run()
 
     return work
-
-
-def _all_off(dit: Any) -> None:
-    """The plain path."""
-    from mochi.model.attention import ChosenAttention
-    from mochi.model.kernels import PlainKernels
-
-    dit.attention, dit.kernels, dit.passes = ChosenAttention("sdpa"), PlainKernels(), "apart"
 
 
 def matmul_rates(width: int) -> dict[str, float]:
@@ -167,53 +145,3 @@ def nano_clip(threads: int) -> Callable[[], dict[str, float]]:
         return {phase: round(seconds, 4) for phase, seconds in clip.seconds.items()}
 
     return work
-
-
-# ------------------------------------------------------------------------------------------- a GPU
-
-
-def _gpu_step(frames: int, seconds: float) -> Callable[[Effort], Mapping[str, Any]]:
-    def measure(effort: Effort) -> Mapping[str, Any]:
-        import torch
-        from peers import Inputs, diffusers_dit, diffusers_run, our_dit, our_run, relative
-
-        from mochi.core.config import DiTConfig
-        from mochi.core.sizes import VideoSize
-
-        config, size = DiTConfig(), VideoSize(frames, 480, 848)
-        if effort.tiny:
-            config = DiTConfig(**SMALL)
-            size = VideoSize(frames, 32, 48)
-        inputs = Inputs.draw(config, size, (0.6, 0.5)).to(effort.device)
-        ours = our_dit(config, torch.bfloat16, effort.device)
-        runs = {
-            "ours": our_run(ours, inputs),
-            "diffusers": diffusers_run(diffusers_dit(ours), inputs),
-            "diffusers, compiled": diffusers_run(_compiled(diffusers_dit(ours)), inputs),
-        }
-        if effort.tiny:
-            del runs["diffusers, compiled"]  # a minute of compiling says nothing here
-        sides = {name: Here(run, effort.device) for name, run in runs.items()}
-        found = alternate(sides, effort.repeats)
-        took = found["sides"]["ours"]["median_seconds"]
-        ratios = [ratio["median"] for ratio in found["ratio"].values()]
-        return found | {
-            "difference": relative(runs["ours"](), runs["diffusers"]()),
-            "attention": {str(kind): name for kind, name in ours.attention.chosen.items()},
-            "attention_seconds": {str(kind): s for kind, s in ours.attention.seconds.items()},
-            "kernels": ours.kernels.on(torch.device(effort.device)).name,
-            "notes": [f"{took:.2f} s a guided step"],
-            "reached": min(ratios) >= 1.5 and took <= 1.15 * seconds,
-        }
-
-    return measure
-
-
-def _compiled(theirs: Any) -> Any:
-    """As diffusers' documents have it: the repeated blocks, in one graph."""
-    if hasattr(theirs, "compile_repeated_blocks") and getattr(theirs, "_repeated_blocks", None):
-        theirs.compile_repeated_blocks(fullgraph=False)
-        return theirs
-    for block in theirs.transformer_blocks:
-        block.compile()
-    return theirs

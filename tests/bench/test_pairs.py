@@ -81,7 +81,7 @@ def test_denoising_rows_run_at_small_sizes(device: str) -> None:
     from rows import gather, in_short
 
     effort = Effort(repeats=1, tiny=True)
-    rows = [row for row in gather(device) if "denoise" in row.name]
+    rows = [row for row in gather(device) if row.name.startswith(("denoise", "gpu-"))]
     assert rows
     for row in rows:
-        assert "x (" in in_short(dict(row.measure(effort))), row.name
+        assert in_short(dict(row.measure(effort))) != "see the file", row.name
