@@ -1,7 +1,9 @@
 """A .gguf file is refused in one line, or it is read as the `gguf` package reads it."""
 
+import gc
 import os
 import struct
+import weakref
 from contextlib import suppress
 from pathlib import Path
 
@@ -76,6 +78,20 @@ def test_a_good_file_by_hand(tmp_path: Path) -> None:
         "b": ("q8_0", (4, 32), 136),
     }
     assert file.metadata == {"general.architecture": "mochi", "n": "1"}
+
+
+def test_the_map_goes_with_the_last_tensor(tmp_path: Path) -> None:
+    """No cycle keeps it: a map that waits for the garbage collector counts as memory."""
+    (tmp_path / "x").write_bytes(GOOD)
+    file = GgufFile(tmp_path / "x")
+    seen, tensors = weakref.ref(file), file.tensors
+    gc.disable()
+    try:
+        del file
+        assert seen() is None
+    finally:
+        gc.enable()
+    assert tensors["b"].dense().shape == (4, 32)
 
 
 @pytest.mark.parametrize("kind", [*CODECS, *FLOAT_TYPES])

@@ -32,71 +32,98 @@ class Codec:
     decode: Callable[[Tensor], Tensor]
 
 
+def _part(blocks: Tensor, start: int, end: int) -> Tensor:
+    """Some bytes of each block, in memory of their own: at any address, whatever the block's."""
+    return blocks[:, start:end].clone(memory_format=torch.contiguous_format)
+
+
 def _half(blocks: Tensor, start: int) -> Tensor:
     """The float16 at an offset of each block, as float32 `(N, 1)`."""
-    return blocks[:, start : start + 2].contiguous().view(torch.float16).float()
+    return _part(blocks, start, start + 2).view(torch.float16).float()
+
+
+def _signed(blocks: Tensor, start: int, end: int) -> Tensor:
+    """Signed bytes as float32."""
+    return _part(blocks, start, end).view(torch.int8).float()
 
 
 def _bits(packed: Tensor, run: int, bits: int) -> Tensor:
     """Unpack: runs of `run` bytes, of each run the lowest `bits` of all bytes, then the next.
 
-    Returns uint8 `(N, weights)`.
+    Four bytes are shifted at once: bits that cross into a neighbour are masked off, and shifts by
+    one number are fast (1700 against 120 M weights/s for q4_0 on one Xeon core).
+
+    Args:
+        packed: as `_part` gives it, so that four bytes can be seen as one number.
+        run: bytes.
+        bits: of a number.
+
+    Returns:
+        uint8 `(N, weights)`.
     """
-    count = 8 // bits
-    shifts = torch.arange(0, 8, bits, dtype=torch.uint8, device=packed.device)
-    runs = packed.unflatten(1, (-1, 1, run)) >> shifts.view(1, 1, count, 1)
-    return (runs & (2**bits - 1)).flatten(1)
+    words, mask = packed.view(torch.int32), (2**bits - 1) * 0x01010101
+    shifted = [
+        ((words >> shift) & mask).view(torch.uint8).unflatten(1, (-1, run))
+        for shift in range(0, 8, bits)
+    ]
+    return torch.stack(shifted, 2).flatten(1)
 
 
 def _fifth_bits(packed: Tensor) -> Tensor:
-    """32 bits in 4 bytes, the lowest first, as uint8 `(N, 32)`."""
-    shifts = torch.arange(8, dtype=torch.uint8, device=packed.device)
-    return ((packed.unsqueeze(2) >> shifts) & 1).flatten(1)
+    """32 bits in 4 bytes, the lowest first, as uint8 `(N, 32)` of 0 and 16."""
+    shifted = [((packed >> shift) & 1) << 4 for shift in range(8)]
+    return torch.stack(shifted, 2).flatten(1)
 
 
 # ----------------------------------------------------------------------------------- blocks of 32
 
 
 def _q4_0(blocks: Tensor) -> Tensor:
-    return _half(blocks, 0) * (_bits(blocks[:, 2:], 16, 4).to(torch.int8) - 8).float()
+    return (_bits(_part(blocks, 2, 18), 16, 4).float() - 8).mul_(_half(blocks, 0))
 
 
 def _q4_1(blocks: Tensor) -> Tensor:
-    return _half(blocks, 0) * _bits(blocks[:, 4:], 16, 4).float() + _half(blocks, 2)
+    scaled = _bits(_part(blocks, 4, 20), 16, 4).float().mul_(_half(blocks, 0))
+    return scaled.add_(_half(blocks, 2))
 
 
 def _q5_0(blocks: Tensor) -> Tensor:
-    whole = _bits(blocks[:, 6:], 16, 4) | (_fifth_bits(blocks[:, 2:6]) << 4)
-    return _half(blocks, 0) * (whole.to(torch.int8) - 16).float()
+    whole = _bits(_part(blocks, 6, 22), 16, 4) | _fifth_bits(blocks[:, 2:6])
+    return (whole.float() - 16).mul_(_half(blocks, 0))
 
 
 def _q5_1(blocks: Tensor) -> Tensor:
-    whole = _bits(blocks[:, 8:], 16, 4) | (_fifth_bits(blocks[:, 4:8]) << 4)
-    return _half(blocks, 0) * whole.float() + _half(blocks, 2)
+    whole = _bits(_part(blocks, 8, 24), 16, 4) | _fifth_bits(blocks[:, 4:8])
+    return whole.float().mul_(_half(blocks, 0)).add_(_half(blocks, 2))
 
 
 def _q8_0(blocks: Tensor) -> Tensor:
-    return _half(blocks, 0) * blocks[:, 2:].contiguous().view(torch.int8).float()
+    return _signed(blocks, 2, 34).mul_(_half(blocks, 0))
 
 
 # --------------------------------------------------------------- "K": groups in blocks of 256
+
+
+def _scaled(whole_NW: Tensor, scale_NG: Tensor, least_NG: Tensor | None = None) -> Tensor:
+    """`scale * number - least`, a scale and a least value for each group."""
+    out_NGJ = whole_NW.float().unflatten(1, (scale_NG.shape[1], -1)).mul_(scale_NG.unsqueeze(2))
+    return (out_NGJ if least_NG is None else out_NGJ.sub_(least_NG.unsqueeze(2))).flatten(1)
 
 
 def _q2_k(blocks: Tensor) -> Tensor:
     packed = blocks[:, :16]
     scale_NG = _half(blocks, 80) * (packed & 15).float()
     least_NG = _half(blocks, 82) * (packed >> 4).float()
-    whole_NGJ = _bits(blocks[:, 16:80], 32, 2).unflatten(1, (16, 16))
-    return (scale_NG.unsqueeze(2) * whole_NGJ.float() - least_NG.unsqueeze(2)).flatten(1)
+    return _scaled(_bits(_part(blocks, 16, 80), 32, 2), scale_NG, least_NG)
 
 
 def _q3_k(blocks: Tensor) -> Tensor:
-    low = _bits(blocks[:, 96:104], 8, 4)  # 16 scales of 6 bits: four of them here ...
-    high = _bits(blocks[:, 104:108], 4, 2)  # ... two here
-    scale_NG = _half(blocks, 108) * ((low | (high << 4)).to(torch.int8) - 32).float()
-    absent = _bits(blocks[:, :32], 32, 1) ^ 1  # the third bit is stored, and 4 taken off without
-    whole = _bits(blocks[:, 32:96], 32, 2).to(torch.int8) - (absent << 2).to(torch.int8)
-    return (scale_NG.unsqueeze(2) * whole.unflatten(1, (16, 16)).float()).flatten(1)
+    low = _bits(_part(blocks, 96, 104), 8, 4)  # 16 scales of 6 bits: four of them here ...
+    high = _bits(_part(blocks, 104, 108), 4, 2)  # ... two here
+    scale_NG = _half(blocks, 108) * ((low | (high << 4)).float() - 32)
+    absent = _bits(_part(blocks, 0, 32), 32, 1) ^ 1  # 4 is taken off where the third bit is 0
+    whole = _bits(_part(blocks, 32, 96), 32, 2).to(torch.int8) - (absent << 2).to(torch.int8)
+    return _scaled(whole, scale_NG)
 
 
 def _six_bit_pairs(packed: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,24 +137,22 @@ def _six_bit_pairs(packed: Tensor) -> tuple[Tensor, Tensor]:
 def _scaled_above_least(blocks: Tensor, whole_NW: Tensor) -> Tensor:
     scales, minima = _six_bit_pairs(blocks[:, 4:16])
     scale_NG, least_NG = _half(blocks, 0) * scales.float(), _half(blocks, 2) * minima.float()
-    whole_NGJ = whole_NW.unflatten(1, (8, 32)).float()
-    return (scale_NG.unsqueeze(2) * whole_NGJ - least_NG.unsqueeze(2)).flatten(1)
+    return _scaled(whole_NW, scale_NG, least_NG)
 
 
 def _q4_k(blocks: Tensor) -> Tensor:
-    return _scaled_above_least(blocks, _bits(blocks[:, 16:], 32, 4))
+    return _scaled_above_least(blocks, _bits(_part(blocks, 16, 144), 32, 4))
 
 
 def _q5_k(blocks: Tensor) -> Tensor:
-    fifth = _bits(blocks[:, 16:48], 32, 1)
-    return _scaled_above_least(blocks, _bits(blocks[:, 48:], 32, 4) | (fifth << 4))
+    fifth = _bits(_part(blocks, 16, 48), 32, 1)
+    return _scaled_above_least(blocks, _bits(_part(blocks, 48, 176), 32, 4) | (fifth << 4))
 
 
 def _q6_k(blocks: Tensor) -> Tensor:
-    whole = _bits(blocks[:, :128], 64, 4) | (_bits(blocks[:, 128:192], 32, 2) << 4)
-    scale_NG = _half(blocks, 208) * blocks[:, 192:208].contiguous().view(torch.int8).float()
-    whole_NGJ = (whole.to(torch.int8) - 32).unflatten(1, (16, 16)).float()
-    return (scale_NG.unsqueeze(2) * whole_NGJ).flatten(1)
+    high = _bits(_part(blocks, 128, 192), 32, 2)
+    whole = _bits(_part(blocks, 0, 128), 64, 4) | (high << 4)
+    return _scaled(whole.to(torch.int8) - 32, _half(blocks, 208) * _signed(blocks, 192, 208))
 
 
 CODECS: Mapping[str, Codec] = {

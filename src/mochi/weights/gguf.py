@@ -93,23 +93,26 @@ class GgufFile:
         }
 
     def _stored(self, info: BlockInfo) -> Stored:
-        forget = partial(forget_pages, self._map, info.start, info.end)
+        # Nothing here may hold `self`: the map goes when the last tensor does, not at some time.
+        mapped = self._map
+        forget = partial(forget_pages, mapped, info.start, info.end)
         if info.kind in CODECS:
-            return blocks(info.kind, info.shape, partial(self._bytes, info), forget)
+            return blocks(info.kind, info.shape, partial(_bytes, mapped, info), forget)
         dtype = FLOAT_TYPES[info.kind]
 
         def read() -> Tensor:
-            raw = self._bytes(info)
+            raw = _bytes(mapped, info)
             aligned = raw if info.start % dtype.itemsize == 0 else raw.clone()
             return aligned.view(dtype).view(info.shape)
 
         return plain(dtype, info.shape, info.end - info.start, read, forget)
 
-    def _bytes(self, info: BlockInfo) -> Tensor:
-        count = info.end - info.start
-        if not count:
-            return torch.empty(0, dtype=torch.uint8)
-        return torch.frombuffer(self._map, dtype=torch.uint8, count=count, offset=info.start)
+
+def _bytes(mapped: mmap.mmap, info: BlockInfo) -> Tensor:
+    count = info.end - info.start
+    if not count:
+        return torch.empty(0, dtype=torch.uint8)
+    return torch.frombuffer(mapped, dtype=torch.uint8, count=count, offset=info.start)
 
 
 class _Cursor:
