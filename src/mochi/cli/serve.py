@@ -32,7 +32,11 @@ Served = Annotated[
     str | None,
     typer.Option(help="[cyan]nano[/cyan], a folder with weights, or a hub name.", metavar="NAME"),
 ]
-token = typer.Typer(help="Who may use a server.", no_args_is_help=True, rich_markup_mode="rich")
+token = typer.Typer(
+    help="Who may use a server.\n\n[dim]Example:[/dim]  mochi token create --scope run",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
 
 
 def serve(
