@@ -15,7 +15,9 @@ FORMAT: Mapping[str, str] = {"format": "pt"}
 
 _CODES = {str(dtype).removeprefix("torch."): code for code, dtype in DTYPES.items()}
 _ITEM_BYTES = {str(dtype).removeprefix("torch."): dtype.itemsize for dtype in DTYPES.values()}
-_ALIGNMENT = 8
+_ALIGNMENT = 64
+"""Of the data, in bytes: a processor's widest registers read mapped weights without a seam, and a
+product rounds alike whatever the length of the header before it."""
 
 
 def safetensors_file(
