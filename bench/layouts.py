@@ -3,9 +3,11 @@
     python bench/layouts.py --output bench/results/layouts.json
 
 A layout that keeps every bit is not judged once more: its frames are compared with those of the
-shipped files. They are the same, but for the last bit where the weights lie at another alignment in
-memory, which moves a few values in a million by one level of 255. Goes on where it was stopped: a layout that has its row is
-left alone. `--table` prints the rows for the documents.
+shipped files. Where weights lie at another alignment in memory, the last bit of a product may round
+otherwise, and a few values in 100,000 are one level of 255 off; more is an error.
+
+Goes on where it was stopped: a layout that has its row is left alone. `--table` prints the rows for
+the documents.
 """
 
 from __future__ import annotations
