@@ -68,7 +68,8 @@ def generate_there(
     """
     options = context.params
     for name in _ONLY_HERE:
-        if options.get(name) and options[name] != "auto":
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
             raise RequestError(name, str(options[name]), "is not possible with --server")
     output = options["output"]
     if output is not None and output.exists() and not options["overwrite"]:
