@@ -32,6 +32,10 @@ class Slot(Protocol):
         """Let the block have its stored weights back."""
         ...
 
+    def close(self) -> None:
+        """Wait until nothing is on its way any more: the buffers are about to go."""
+        ...
+
 
 @dataclass
 class HostSlot:
@@ -65,6 +69,9 @@ class HostSlot:
         if self.drops and _computes_in_place(cargo):
             pages.drop(cargo.stored)
 
+    def close(self) -> None:
+        """Nothing is ever on its way."""
+
 
 @dataclass
 class CudaSlot:
@@ -95,6 +102,8 @@ class CudaSlot:
             self._left.synchronize()
             self._buffer = None
             self._buffer = torch.empty(cargo.nbytes, dtype=torch.uint8, device=self.device)
+            # Whoever had this memory before may still be using it, in the order of its stream.
+            self.copies.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self.copies):
             self.copies.wait_event(self._left)
             self._buffer[: cargo.nbytes].copy_(source[: cargo.nbytes], non_blocking=True)
@@ -110,6 +119,10 @@ class CudaSlot:
         """The next copy into this slot may begin when what was computed here is done."""
         self._left.record(torch.cuda.current_stream(self.device))
         cargo.detach()
+
+    def close(self) -> None:
+        """Wait for the copy that is under way."""
+        self._arrived.synchronize()
 
     def _staged(self, cargo: Cargo) -> Tensor:
         if self._staging is None or self._staging.numel() < cargo.nbytes:
@@ -142,6 +155,9 @@ class DeviceSlot:
     def leave(self, cargo: Cargo) -> None:
         """Detach the buffer."""
         cargo.detach()
+
+    def close(self) -> None:
+        """Nothing is ever on its way."""
 
 
 def _computes_in_place(cargo: Cargo) -> bool:

@@ -116,6 +116,8 @@ class BlockStream:
         if self._worker is not None:
             self._worker.shutdown()
             self._worker = None
+        for slot in self._slots:
+            slot.close()
         self._slots = ()
 
     def _taken(self, block: nn.Module) -> _Coming:
