@@ -118,3 +118,29 @@ def test_the_preview_is_the_best_linear_guess_at_the_decoder(pipe: Pipeline) -> 
     guess = np.stack([picture(row[None])[0].mean(axis=(0, 1)) for row in z])
     error, spread = np.abs(guess - truth).mean(), np.abs(truth - truth.mean(axis=0)).mean()
     assert error < 0.5 * spread
+
+
+def test_the_copy_is_the_same_in_every_memory_mode(tiny_model: Path, video: np.ndarray) -> None:
+    expected = mochi.load(str(tiny_model), memory="high").reconstruct(video, lambda frames: None)
+    for memory in ("balanced", "minimal", "auto"):
+        pipe = mochi.load(str(tiny_model), memory=memory)
+        assert pipe.reconstruct(video, lambda frames: None) == expected
+        kept = [pipe.parts.is_loaded(name) for name in ("encoder", "decoder")]
+        assert kept == [memory == "auto"] * 2
+
+
+def test_an_encoder_without_memory_has_a_second_chance(
+    tiny_model: Path, video: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe, heard = mochi.load(str(tiny_model)), []
+    expected = pipe.reconstruct(video, lambda frames: None)
+    load, failures = type(pipe.parts).encoder, [MemoryError()]
+
+    def encoder(self: object) -> object:
+        if failures:
+            raise failures.pop()
+        return load(self)
+
+    monkeypatch.setattr(type(pipe.parts), "encoder", encoder)
+    assert pipe.reconstruct(video, lambda frames: None, on_event=heard.append) == expected
+    assert any("once more with --memory balanced" in str(event) for event in heard)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _LABELS: dict[Phase, str] = {
     "load": "Loading weights",
     "text": "Reading the prompt",
+    "encode": "Encoding",
     "denoise": "Denoising",
     "decode": "Decoding",
     "write": "Writing",

@@ -16,8 +16,9 @@ from mochi.core.errors import Cancelled
 if TYPE_CHECKING:
     import numpy as np
 
-Phase = Literal["text", "load", "denoise", "decode", "write"]
-"""The phases of a run, in their order. Decoding and writing overlap; "write" closes the file."""
+Phase = Literal["text", "load", "encode", "denoise", "decode", "write"]
+"""The phases of a run, in their order; "encode" is of runs that begin with a video. Decoding and
+writing overlap; "write" closes the file."""
 
 
 @dataclass(frozen=True)

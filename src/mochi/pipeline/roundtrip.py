@@ -16,7 +16,9 @@ from mochi.core.events import FramesDone
 from mochi.core.latents import VaeLatent
 from mochi.core.sizes import VideoSize
 from mochi.pipeline.budget import Budget
+from mochi.pipeline.job import Job
 from mochi.pipeline.parts import Parts
+from mochi.pipeline.recovery import Recovery
 from mochi.pipeline.run import TakeFrames, to_frames
 from mochi.pipeline.watch import Watch
 
@@ -72,13 +74,12 @@ def round_trip(
         DoesNotFitError: not enough memory.
     """
     size = size_of(frames)
-    budget.check_round_trip(size)
-    with watch.phase("load"):
-        parts.encoder()
-        parts.decoder()
+    budget.arrange(budget.plan(Job(size, encodes=True)), watch.notice)
+    latent = Recovery(parts, watch).attempt(
+        "encode", ("decode",), lambda: _encoded(parts, frames, watch)
+    )
     psnr, done = Psnr(), 0
     with watch.phase("decode", total=size.frames), torch.no_grad():
-        latent = encode(parts, frames, watch)
         for pixels in parts.decoder().stream(latent.tensor.to(parts.device)):
             watch.cancel.check()
             copy = to_frames(pixels)
@@ -86,7 +87,17 @@ def round_trip(
             psnr.add(frames[done : done + len(copy)], copy)
             done += len(copy)
             watch.on_event(FramesDone(done, size.frames))
+    parts.done_with("decoder")
     return psnr.decibels
+
+
+def _encoded(parts: Parts, frames: np.ndarray, watch: Watch) -> VaeLatent:
+    with watch.phase("load"):
+        parts.encoder()
+    with watch.phase("encode"):
+        latent = encode(parts, frames, watch)
+    parts.done_with("encoder")
+    return latent
 
 
 def size_of(frames: np.ndarray) -> VideoSize:
