@@ -14,12 +14,12 @@ _WIDTHS_PER_TOKEN, _FFNS_PER_TOKEN = 16, 5
 _ACTIVATIONS_PER_STAGE, _CACHED_FRAMES_PER_BLOCK = 20, 8
 
 
-def denoise_bound(config: DiTConfig, size: VideoSize, passes: int = 2, batch: int = 1) -> int:
+def denoise_bound(config: DiTConfig, size: VideoSize, passes: int = 2) -> int:
     """At least what `denoise_working` says, in any dtype."""
     visual = _WIDTHS_PER_TOKEN * config.visual_width + _FFNS_PER_TOKEN * config.visual_ffn
     text = _WIDTHS_PER_TOKEN * config.visual_width + _FFNS_PER_TOKEN * config.text_ffn
     values = size.latent.tokens * visual + config.text_tokens * text
-    return passes * batch * values * _FLOAT32_BYTES
+    return passes * values * _FLOAT32_BYTES
 
 
 def decode_bound(config: DecoderConfig, size: VideoSize) -> int:

@@ -14,7 +14,7 @@ from mochi.core.sizes import LatentSize, VideoSize
 from mochi.memory.trace import peak_bytes
 from mochi.model.context import TextContext
 from mochi.model.decoder import Decoder
-from mochi.model.dit import AsymmDiT
+from mochi.model.dit import TOGETHER_TOKENS, AsymmDiT
 from mochi.model.encoder import Encoder
 
 _TRACED_DEPTH = 2
@@ -22,7 +22,7 @@ _TRACED_DEPTH = 2
 
 _FRAME, _LATENT_FRAMES = (32, 64), 16
 _TRACED_TOKENS = LatentSize(_LATENT_FRAMES, *_FRAME).tokens
-"""8,192, of which half are still so many that a step's passes run one after the other."""
+"""8,192: so many, and half of them, are traced where there are more."""
 
 _TRACED_CHUNKS = 2
 """Latent frames in a traced stream: the first fills the caches, the second is the steady state
@@ -45,7 +45,7 @@ def text_working(size: T5Size, dtype: torch.dtype, tokens: int) -> int:
 
 
 def denoise_working(
-    config: DiTConfig, dtype: torch.dtype, size: VideoSize, prompts: Prompts, batch: int = 1
+    config: DiTConfig, dtype: torch.dtype, size: VideoSize, prompts: Prompts, device: str = "cpu"
 ) -> int:
     """Sampling: one step with all its passes, and the solver's latents.
 
@@ -56,14 +56,14 @@ def denoise_working(
         dtype: what it computes in.
         size: of the video.
         prompts: tokens of the prompt of each pass.
-        batch: videos at a time.
+        device: the kind of device it runs on.
     """
-    shape = size.latent.shape(batch, config.latent_channels)
-    state = 4 * math.prod(shape) * 4
-    least = batch * size.latent.tokens * config.visual_width * dtype.itemsize
+    state = 4 * math.prod(size.latent.shape(1, config.latent_channels)) * 4
+    least = size.latent.tokens * config.visual_width * dtype.itemsize
     if least > _BEYOND_ANY_MACHINE:
         return state + least
-    return state + _velocity_bytes(config, dtype, size.latent, tuple(prompts), batch)
+    together = len(prompts) * size.latent.tokens <= TOGETHER_TOKENS.get(device, 0)
+    return state + _velocity_bytes(config, dtype, size.latent, tuple(prompts), together)
 
 
 def table_bytes(config: DiTConfig, dtype: torch.dtype, steps: int, prompts: Prompts) -> int:
@@ -111,33 +111,33 @@ def _encoder_bytes(config: EncoderConfig, dtype: torch.dtype, shape: tuple[int, 
 
 
 def _velocity_bytes(
-    config: DiTConfig, dtype: torch.dtype, latent: LatentSize, prompts: Prompts, batch: int
+    config: DiTConfig, dtype: torch.dtype, latent: LatentSize, prompts: Prompts, together: bool
 ) -> int:
     """One step; what many tokens take is told from fewer, as all of it grows with their number."""
-    tokens = batch * latent.tokens
-    if tokens <= _TRACED_TOKENS:
-        return _traced_velocity(config, dtype, latent, prompts, batch)
+    if latent.tokens <= _TRACED_TOKENS:
+        return _traced_velocity(config, dtype, latent, prompts, together)
     less, more = (
-        _traced_velocity(config, dtype, LatentSize(frames, *_FRAME), prompts, 1)
+        _traced_velocity(config, dtype, LatentSize(frames, *_FRAME), prompts, together)
         for frames in (_LATENT_FRAMES // 2, _LATENT_FRAMES)
     )
     each = (more - less) / (_TRACED_TOKENS // 2)
-    return round(more + each * (tokens - _TRACED_TOKENS))
+    return round(more + each * (latent.tokens - _TRACED_TOKENS))
 
 
 @lru_cache(maxsize=256)
 def _traced_velocity(
-    config: DiTConfig, dtype: torch.dtype, latent: LatentSize, prompts: Prompts, batch: int
+    config: DiTConfig, dtype: torch.dtype, latent: LatentSize, prompts: Prompts, together: bool
 ) -> int:
     with torch.device("meta"), torch.no_grad():
         dit = AsymmDiT(replace(config, depth=min(config.depth, _TRACED_DEPTH))).to(dtype)
         dit.attention = _attention_output_only
-        z = torch.empty(latent.shape(batch, config.latent_channels))
+        dit.passes = "together" if together else "apart"
+        z = torch.empty(latent.shape(1, config.latent_channels))
         contexts = [
             TextContext(
-                torch.empty(batch, tokens, config.text_width, dtype=dtype),
-                (tokens,) * batch,
-                torch.empty(batch, config.visual_width, dtype=dtype),
+                torch.empty(1, tokens, config.text_width, dtype=dtype),
+                (tokens,),
+                torch.empty(1, config.visual_width, dtype=dtype),
             )
             for tokens in prompts
         ]

@@ -178,7 +178,7 @@ class Budget:
     def _denoise(self, job: Job, mode: Mode) -> Need:
         blueprint, on_cpu = self._parts.blueprint("dit"), self._on_cpu
         config, dtype = blueprint.config, blueprint.dtype
-        working = denoise_working(config, dtype, job.size, job.passes)
+        working = denoise_working(config, dtype, job.size, job.passes, self._parts.device.type)
         tables = table_bytes(config, dtype, job.steps, job.passes)
         need = blocks_need(
             "denoise", blueprint.weights, mode, working, on_cpu=on_cpu, kept=tables
