@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from mochi.model.blocks import CODECS, Codec
 
 FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
-_DECODED_AT_ONCE = 1 << 20
+_DECODED_AT_ONCE = 1 << 19
 """Weights, so that what a decoder needs on the way stays at some MB."""
 
 
