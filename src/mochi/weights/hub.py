@@ -18,7 +18,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
 
 from mochi.core.errors import DownloadError
 from mochi.weights.hub_errors import one_line
-from mochi.weights.hub_files import PARTS, ModelPart, RemoteFile, select
+from mochi.weights.hub_files import PARTS, WEIGHT_ENDINGS, ModelPart, RemoteFile, select
 from mochi.weights.hub_places import CachePlace, FolderPlace, Place, StrPath
 from mochi.weights.transfer import NETWORK_ERRORS, TIMEOUT_SECONDS, Retry, fetch
 
@@ -179,7 +179,9 @@ def _chosen(
     chosen = select(known, parts, variant)
     absent = tuple(part for part in parts if not chosen[part])
     if len(absent) == len(parts):
-        raise DownloadError(f"{repo_id} has no {' or '.join(parts)} that Mochi can read")
+        files = [name for name in known if name.endswith(WEIGHT_ENDINGS)]
+        named = f"; name one of its files, {repo_id}/FILE: {', '.join(files[:8])}" if files else ""
+        raise DownloadError(f"{repo_id} has no {' or '.join(parts)} that Mochi can read{named}")
     return list(dict.fromkeys(name for part in ("", *parts) for name in chosen[part])), absent
 
 

@@ -27,7 +27,7 @@ _COMFY_FOLDERS: Mapping[ModelPart, tuple[str, ...]] = {
     "text_encoder": ("text_encoders", "clip"),
     "tokenizer": (),
 }
-_COMFY_ENDINGS = (".safetensors", ".sft", ".gguf")
+WEIGHT_ENDINGS = (".safetensors", ".sft", ".gguf")
 _PREFERRED = ("bf16", "fp16", "fp8_scaled", "q8_0")
 _OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".gguf", ".onnx", ".msgpack", ".h5")
 
@@ -102,7 +102,19 @@ def _of_part(names: Sequence[str], part: ModelPart, variant: str | None) -> list
         whole = [name for name in names if name == f"{part}.safetensors"]
         return whole or _comfy(names, part, variant)
     folder = _folder(names, _DIFFUSERS_FOLDERS.get(part, part), variant)
-    return folder or _comfy(names, part, variant)
+    found = folder or _comfy(names, part, variant)
+    if part == "text_encoder" and not found and not _of_part(names, "dit", variant):
+        return _at_root(names, variant)
+    return found
+
+
+def _at_root(names: Sequence[str], variant: str | None) -> list[str]:
+    """The text encoder of a repository that holds nothing else: `model.safetensors` or shards."""
+    known = {name: parse(name) for name in names if "/" not in name}
+    weights = [name for name, found in known.items() if found and found.stem == "model"]
+    chosen = choose(weights, variant)
+    taken = [name for name in weights if (w := known[name]) and w.variant == chosen]
+    return [*(name for name in names if name == "config.json"), *taken] if taken else []
 
 
 def _comfy(names: Sequence[str], part: ModelPart, variant: str | None) -> list[str]:
@@ -111,7 +123,7 @@ def _comfy(names: Sequence[str], part: ModelPart, variant: str | None) -> list[s
     inside = [
         name
         for name in names
-        if name.rpartition("/")[0] in places and name.endswith(_COMFY_ENDINGS)
+        if name.rpartition("/")[0] in places and name.endswith(WEIGHT_ENDINGS)
     ]
     for wanted in (variant, *_PREFERRED):
         fitting = [name for name in inside if wanted and wanted.lower() in name.lower()]

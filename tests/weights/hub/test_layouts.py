@@ -63,6 +63,22 @@ def test_comfyui_repositories_give_one_file_for_each_part(files: dict[str, bytes
     assert small["text_encoder"][0].endswith("t5xxl_fp8_e4m3fn_scaled.safetensors")
 
 
+def test_a_repository_of_a_text_encoder_alone():
+    names = ["README.md", "config.json", "model.safetensors", "model.fp16.safetensors", "x.gguf"]
+    chosen = select(names, ("dit", "text_encoder"))
+    assert chosen["dit"] == []
+    assert chosen["text_encoder"] == ["config.json", "model.safetensors"]
+    assert select(names, ("text_encoder",), "fp16")["text_encoder"][1] == names[3]
+    assert select([*names, "dit.safetensors"], ("text_encoder",))["text_encoder"] == []
+
+
+def test_a_repository_of_many_files_says_to_name_one(hub: Any, here: Hub):
+    hub.files = {"mochi-q4_0.gguf": b"x", "mochi-q8_0.gguf": b"y", "README.md": b"#"}
+    says = r"name one of its files, owner/model/FILE: mochi-q4_0\.gguf, mochi-q8_0\.gguf"
+    with pytest.raises(DownloadError, match=says):
+        find_model("owner/model", here)
+
+
 def test_a_comfyui_repository_is_a_model(
     hub: Any, here: Hub, files: dict[str, bytes], tmp_path: Path
 ):
