@@ -32,6 +32,7 @@ def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tens
 def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Kernels:
     if request.param == "small slices":  # 5 tokens of a width of 32
         monkeypatch.setattr(lean, "_SLICE", 5 * 32 // torch.get_num_threads())
+        monkeypatch.setattr(lean, "_FEW", 0)
     return LeanKernels()
 
 

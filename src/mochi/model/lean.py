@@ -24,6 +24,9 @@ _SLICE, _DEVICE_SLICE = 2**17, 2**24
 """Numbers in a slice: on a CPU for each thread, half a megabyte in float32, about half of a core's
 cache; elsewhere so many that the device is busy."""
 
+_FEW = 2**16
+"""Numbers up to which calls cost more than work: PyTorch's norm is one call, though several passes."""
+
 
 class LeanKernels:
     """In slices, in place, without temporaries that outgrow the cache. For inference: overwrites
@@ -37,7 +40,7 @@ class LeanKernels:
     def modulated_norm(self, x_BND: Tensor, scale_B1D: Tensor, dtype: torch.dtype) -> Tensor:
         out_BND = torch.empty_like(x_BND, dtype=dtype)
         for x_BnD, out_BnD in _slices(x_BND, out_BND):
-            _normed_into(out_BnD, x_BnD.to(torch.float32, copy=True), scale_B1D)
+            _normed_into(out_BnD, x_BnD, scale_B1D)
         return out_BND
 
     def gated_residual(self, x_BND: Tensor, y_BND: Tensor, gate_B1D: Tensor) -> Tensor:
@@ -111,21 +114,26 @@ def _step(x: Tensor, width: int) -> int:
 
 
 def _gated(x_BnD: Tensor, y_BnD: Tensor, gate_B1D: Tensor) -> Tensor:
-    """`x + y / rms(y) * gate`, float32, in memory of its own; may overwrite y."""
-    y_BnD = y_BnD.float()
-    y_BnD.mul_(_inverse_rms(y_BnD, NORM_EPS))
-    return torch.addcmul(x_BnD.float(), y_BnD, gate_B1D)
+    """`x + y / rms(y) * gate`, float32, in memory of its own."""
+    return torch.addcmul(x_BnD.float(), _normed(y_BnD, NORM_EPS), gate_B1D)
 
 
 def _normed_into(out_BnD: Tensor, x_BnD: Tensor, scale_B1D: Tensor) -> None:
-    """`x / rms(x) * scale`; overwrites x, which is float32."""
-    out_BnD.copy_(x_BnD.mul_(_inverse_rms(x_BnD, NORM_EPS)).mul_(scale_B1D))
+    """`x / rms(x) * scale`."""
+    normed_BnD = _normed(x_BnD, NORM_EPS)
+    if out_BnD.dtype == torch.float32:
+        torch.mul(normed_BnD, scale_B1D, out=out_BnD)
+    else:
+        out_BnD.copy_(normed_BnD.mul_(scale_B1D))
 
 
-def _inverse_rms(x: Tensor, eps: float) -> Tensor:
-    """`1 / sqrt(mean(x^2) + eps)` over the last dimension, kept."""
+def _normed(x: Tensor, eps: float) -> Tensor:
+    """`x / rms(x)` over the last dimension, float32, in memory of its own."""
+    if x.numel() <= _FEW:
+        return F.rms_norm(x.float(), x.shape[-1:], eps=eps)
+    x = x.to(torch.float32, copy=True)
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    return x.mul_(length.square_().div_(x.shape[-1]).add_(eps).rsqrt_())
 
 
 def _heads_into(out_3BNHK: Tensor, stream: Heads) -> None:
@@ -137,8 +145,7 @@ def _heads_into(out_3BNHK: Tensor, stream: Heads) -> None:
     step = _step(qkv_BN3HK, numbers)
     for start in range(0, tokens, step):
         part = slice(start, min(start + step, tokens))
-        x_Bn2HK = qkv_BN3HK[:, part, :2].to(torch.float32, copy=True)
-        x_Bn2HK.mul_(_inverse_rms(x_Bn2HK, HEAD_EPS)).mul_(weight_2HK)
+        x_Bn2HK = _normed(qkv_BN3HK[:, part, :2], HEAD_EPS).mul_(weight_2HK)
         if stream.rotary is not None:
             turns_n1HF = stream.rotary.factors(part.start, part.stop).unsqueeze(1)
             torch.view_as_complex(x_Bn2HK.unflatten(-1, (-1, 2))).mul_(turns_n1HF)
