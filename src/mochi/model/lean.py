@@ -25,7 +25,7 @@ _SLICE, _DEVICE_SLICE = 2**17, 2**24
 cache; elsewhere so many that the device is busy."""
 
 _FEW = 2**16
-"""Numbers up to which calls cost more than work: PyTorch's norm is one call, though several passes."""
+"""Numbers up to which calls cost more than work: there one call of several passes is faster."""
 
 
 class LeanKernels:
