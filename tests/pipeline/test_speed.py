@@ -57,10 +57,12 @@ def test_every_fast_path_makes_the_video_of_the_plain_one(
 
 def test_what_is_announced_is_what_runs(tiny_model: Path) -> None:
     _, said = clip(tiny_model, None)
-    assert "kernels: lean; modulation: of all steps at once" in said
+    first = "kernels: lean; modulation: of all steps at once; both passes of a step: one batch"
+    assert first in said
     assert any(line.startswith("attention: sdpa (") for line in said)
     _, said = clip(tiny_model, mochi.Speed.plain())
-    assert "kernels: plain; modulation: step by step" in said
+    plain = "kernels: plain; modulation: step by step; both passes of a step: one after the other"
+    assert plain in said
     assert "attention: sdpa (as asked for)" in said
 
 
@@ -76,7 +78,7 @@ def test_an_attention_of_somebody_else_stays(pipe: Pipeline) -> None:
     dit = pipe.parts.dit()
     before, ours = dit.attention, torch.nn.functional.scaled_dot_product_attention
     dit.attention = ours
-    tune(dit, mochi.Speed(attention="chunked"), lambda line: None)
+    tune(dit, mochi.Speed(attention="chunked"), 10, lambda line: None)
     assert dit.attention is ours
     dit.attention = before
 

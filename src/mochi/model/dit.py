@@ -233,13 +233,17 @@ class AsymmDiT(nn.Module):
     def _in_order(self) -> list[AsymmBlock]:
         return cast("list[AsymmBlock]", list(self.blocks))
 
+    def runs_together(self, tokens: int) -> bool:
+        """Whether passes with so many visual tokens in all run as one batch."""
+        device = self.pos_frequencies.device.type
+        few = tokens <= TOGETHER_TOKENS.get(device, TOGETHER_TOKENS["cpu"])
+        return self.passes == "together" or (self.passes == "auto" and few)
+
     def _groups(
         self, contexts: Sequence[TextContext], x_BND: Tensor
     ) -> Sequence[Sequence[TextContext]]:
         """The contexts that run as one batch each."""
-        tokens = len(contexts) * x_BND[..., 0].numel()
-        few = tokens <= TOGETHER_TOKENS.get(x_BND.device.type, TOGETHER_TOKENS["cpu"])
-        together = self.passes == "together" or (self.passes == "auto" and few)
+        together = self.runs_together(len(contexts) * x_BND[..., 0].numel())
         if self.shortcut is None and together and TextContext.text_is_in_one_piece(contexts):
             return [contexts]
         return [[context] for context in contexts]

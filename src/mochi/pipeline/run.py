@@ -176,7 +176,7 @@ class Run:
         device = self.parts.device
         positive, negative = text.positive.to(device), text.negative.to(device)
         dit, cache = self.parts.dit(), StepCache.parse(self.request.step_cache)
-        tune(dit, self.parts.speed, self.watch.notice)
+        tune(dit, self.parts.speed, self.request.size.latent.tokens, self.watch.notice)
         total = len(self.schedule.sigmas) - 1
         with self.watch.phase("denoise", total=total), step_cache(dit, cache) as count:
             z = sample(

@@ -10,8 +10,8 @@ from mochi.model.dit import AsymmDiT
 from mochi.model.fast import make_kernels
 
 
-def tune(dit: AsymmDiT, speed: Speed, announce: Callable[[str], None]) -> None:
-    """Let the transformer compute as `speed` says, and say how.
+def tune(dit: AsymmDiT, speed: Speed, tokens: int, announce: Callable[[str], None]) -> None:
+    """Let the transformer compute as `speed` says, and say how, for videos of so many tokens.
 
     An attention kernel is announced when it first runs; what was measured in an earlier run is
     kept. One that somebody else put there stays.
@@ -28,4 +28,5 @@ def tune(dit: AsymmDiT, speed: Speed, announce: Callable[[str], None]) -> None:
     dit.passes, dit.tabulates = speed.passes, speed.tables
     kernels = dit.kernels.on(dit.pos_frequencies.device).name
     tables = "of all steps at once" if speed.tables else "step by step"
-    announce(f"kernels: {kernels}; modulation: {tables}")
+    passes = "one batch" if dit.runs_together(2 * tokens) else "one after the other"
+    announce(f"kernels: {kernels}; modulation: {tables}; both passes of a step: {passes}")
