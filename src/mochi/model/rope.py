@@ -134,9 +134,14 @@ class Rotary:
         """By the definition, float32 `(1, N, H, F)` each; made when first asked for."""
         return rotary_factors(self._frequencies_3HF, self._positions_N3)
 
+    @cached_property
+    def pairs(self) -> Tensor:
+        """Cosine and sine side by side, `(N, H, F, 2)`; made when first asked for."""
+        cos_1NHF, sin_1NHF = self.cos_sin
+        return torch.stack([cos_1NHF[0], sin_1NHF[0]], dim=-1)
+
     def factors(self, start: int, stop: int) -> Tensor:
         """Of the tokens from `start` to before `stop` as complex numbers, `(n, H, F)`."""
         if self.tables is not None:
             return self.tables.factors(start, stop)
-        cos_1NHF, sin_1NHF = self.cos_sin
-        return torch.complex(cos_1NHF[0, start:stop], sin_1NHF[0, start:stop])
+        return torch.view_as_complex(self.pairs[start:stop])

@@ -240,9 +240,7 @@ def _turns(rotary: Rotary | None) -> tuple[int, Sequence[Tensor | None], int, in
         return _NO_TURN, (None, None, None), 1, 1
     tables = rotary.tables
     if tables is None:
-        cos_1NHF, sin_1NHF = rotary.cos_sin
-        pairs = torch.stack([cos_1NHF[0], sin_1NHF[0]], dim=-1)
-        return _BY_TOKEN, (pairs, None, None), 1, 1
+        return _BY_TOKEN, (rotary.pairs, None, None), 1, 1
     small = (tables.frames_THF, tables.rows_RHF, tables.columns_CHF)
     views = [torch.view_as_real(table).contiguous() for table in small]
     return _BY_TABLES, views, tables.rows_RHF.shape[0], tables.columns_CHF.shape[0]
