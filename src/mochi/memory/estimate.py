@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import replace
 from functools import lru_cache
 
@@ -10,12 +11,14 @@ import torch
 from torch import Tensor
 
 from mochi.core.config import DecoderConfig, DiTConfig, EncoderConfig, T5Size
-from mochi.core.sizes import LatentSize, VideoSize
+from mochi.core.sizes import TIME_FACTOR, LatentSize, VideoSize
 from mochi.memory.trace import peak_bytes
+from mochi.model.causal import lay_out
 from mochi.model.context import TextContext
 from mochi.model.decoder import Decoder
 from mochi.model.dit import TOGETHER_TOKENS, AsymmDiT
-from mochi.model.encoder import Encoder
+from mochi.model.encoder import Encoder, TimeAttention
+from mochi.model.layered import kept_values
 
 _TRACED_DEPTH = 2
 """Blocks in a traced transformer: each frees what it made, so a third adds nothing."""
@@ -24,9 +27,13 @@ _FRAME, _LATENT_FRAMES = (32, 64), 16
 _TRACED_TOKENS = LatentSize(_LATENT_FRAMES, *_FRAME).tokens
 """8,192: so many, and half of them, are traced where there are more."""
 
-_TRACED_CHUNKS = 2
-"""Latent frames in a traced stream: the first fills the caches, the second is the steady state
-(a third adds under 0.5 % at 848x480)."""
+_TRACED_LATENTS = 6
+"""Latent frames whose decoding is traced, at most: those that the first stage takes at a time,
+which are several pieces for the last one where frames are large."""
+
+_TRACED_FRAMES, _TRACED_PIXELS = 13, 2**19
+"""How much of a video's encoding is traced: two pieces at least, and more of small frames, which go
+many at a time."""
 
 _BEYOND_ANY_MACHINE = 2**44
 """16 TiB: a size whose input alone is this large is not traced."""
@@ -66,6 +73,15 @@ def denoise_working(
     return state + _velocity_bytes(config, dtype, size.latent, tuple(prompts), together)
 
 
+def inside_kernels(traced: int, device: str) -> int:
+    """What kernels take inside themselves, which a trace does not see.
+
+    Measured: on a CPU packed matrices and threads' buffers, an eighth of the rest at most (torch
+    2.13, AVX512, width 1024, 256 to 3,840 tokens); on CUDA the matrix library's workspace.
+    """
+    return traced // 8 + 12 * 2**20 if device == "cpu" else 64 * 2**20
+
+
 def table_bytes(config: DiTConfig, dtype: torch.dtype, steps: int, prompts: Prompts) -> int:
     """The modulation of all steps, made once."""
     spoken = sum(1 for tokens in prompts if tokens)
@@ -81,33 +97,44 @@ def decode_working(config: DecoderConfig, dtype: torch.dtype, size: VideoSize) -
     least = size.height * size.width * config.channels[-1] * dtype.itemsize
     if latents + least > _BEYOND_ANY_MACHINE:
         return latents + least
-    traced = (*shape[:2], min(shape[2], _TRACED_CHUNKS), *shape[3:])
-    return latents + _decoder_bytes(config, dtype, traced)
+    return latents + _decoder_bytes(config, dtype, shape)
 
 
 def encode_working(config: EncoderConfig, dtype: torch.dtype, size: VideoSize) -> int:
-    """Encoding as a stream; the keys and values along time are kept for the whole video."""
-    pixels = size.frames * size.height * size.width * 3 * 4
-    least = pixels + size.height * size.width * config.channels[0] * dtype.itemsize
-    if least > _BEYOND_ANY_MACHINE:
-        return least
-    frames = min(size.frames, math.prod(config.time_reductions) * (_TRACED_CHUNKS - 1) + 1)
-    working = _encoder_bytes(config, dtype, (1, 3, frames, size.height, size.width))
-    return pixels + working + _keys_values_bytes(config, dtype, size)
+    """Encoding layer by layer, each in pieces; one activation of the whole video is kept."""
+    shape = (1, 3, size.frames, size.height, size.width)
+    kept = math.prod(shape) + kept_values(config, shape) * dtype.itemsize  # pixels are bytes
+    least = size.height * size.width * config.channels[0] * dtype.itemsize
+    if kept + least > _BEYOND_ANY_MACHINE:
+        return kept + least
+    frames = max(
+        _TRACED_FRAMES,
+        _TRACED_PIXELS // (size.height * size.width) // TIME_FACTOR * TIME_FACTOR + 1,
+    )
+    traced = (1, 3, min(size.frames, frames), size.height, size.width)
+    working = _encoder_bytes(config, dtype, traced) - kept_values(config, traced) * dtype.itemsize
+    return kept + working
 
 
 @lru_cache(maxsize=256)
 def _decoder_bytes(config: DecoderConfig, dtype: torch.dtype, shape: tuple[int, ...]) -> int:
-    with torch.device("meta"):
-        decoder, latents = Decoder(config).to(dtype), torch.empty(shape)
-        return peak_bytes(lambda: _exhaust(decoder, latents))
+    with torch.device("meta"), torch.no_grad():
+        decoder = Decoder(config).to(dtype)
+        lay_out(decoder)
+        first = min(_TRACED_LATENTS, decoder.frames_at_a_time(shape)[0])
+        latents = torch.empty(*shape[:2], min(shape[2], first), *shape[3:])
+        return peak_bytes(lambda: deque(decoder.stream(latents), maxlen=0))
 
 
 @lru_cache(maxsize=256)
 def _encoder_bytes(config: EncoderConfig, dtype: torch.dtype, shape: tuple[int, ...]) -> int:
-    with torch.device("meta"):
+    with torch.device("meta"), torch.no_grad():
         encoder, pixels = Encoder(config).to(dtype), torch.empty(shape)
-        return peak_bytes(lambda: _exhaust(encoder, pixels))
+        lay_out(encoder)
+        for module in encoder.modules():
+            if isinstance(module, TimeAttention):
+                module.attention = lambda q, k, v, **masks: torch.empty_like(q)
+        return peak_bytes(lambda: encoder.layered(pixels))
 
 
 def _velocity_bytes(
@@ -148,23 +175,3 @@ def _traced_velocity(
 def _attention_output_only(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """What an attention kernel holds: its output. None of those in use keeps all scores."""
     return torch.empty_like(q)
-
-
-def _keys_values_bytes(config: EncoderConfig, dtype: torch.dtype, size: VideoSize) -> int:
-    """Keys and values of every attention block of the encoder, over all its frames.
-
-    While a block adds a chunk to them, its own are there twice.
-    """
-    frames, height, width = float(size.frames), size.height, size.width
-    per_block = []
-    for stage, channels in enumerate(config.channels[1:]):
-        frames /= config.time_reductions[stage]
-        height, width = height // 2, width // 2
-        blocks = config.blocks[stage + 1] + (config.blocks[-1] if stage == 2 else 0)
-        per_block += [2 * math.ceil(frames) * height * width * channels * dtype.itemsize] * blocks
-    return sum(per_block) + max(per_block, default=0)
-
-
-def _exhaust(network: Decoder | Encoder, x: Tensor) -> None:
-    for _ in network.stream(x):
-        pass

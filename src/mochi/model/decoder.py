@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,9 +14,10 @@ from torch import Tensor, nn
 
 from mochi.core.config import SPACE_STEP, DecoderConfig
 from mochi.core.errors import RequestError
-from mochi.model.causal import ResBlock, linear_on_channels
+from mochi.model.causal import ResBlock, lay_out, linear_on_channels
 from mochi.model.exchange import FrameExchange, FrameStream, WholeVideo
 from mochi.model.layers import Linear
+from mochi.model.staged import Stage, frames_within, piece_bytes, through
 
 
 class Decoder(nn.Module):
@@ -50,35 +53,75 @@ class Decoder(nn.Module):
             RequestError: the latents have another shape.
         """
         self._check(latents_BCTHW)
+        lay_out(self)
         return self.decode_chunk(latents_BCTHW, WholeVideo())
 
-    def stream(self, latents_BCTHW: Tensor, chunk: int = 1) -> Iterator[Tensor]:
-        """The same pixels, `chunk` latent frames at a time; memory does not grow with length.
+    def stream(
+        self, latents_BCTHW: Tensor, chunk: int | None = None, keep_on: torch.device | None = None
+    ) -> Iterator[Tensor]:
+        """The same pixels, a few frames at a time; memory does not grow with length.
 
-        The first chunk of n latent frames gives `6 (n - 1) + 1` frames, each later one `6 n`.
+        Args:
+            latents_BCTHW: as for `forward`.
+            chunk: latent frames at a time: the first chunk of n gives `6 (n - 1) + 1` frames, each
+                later one `6 n`. By default every stage takes as many frames as suit their size,
+                and pixels come a few frames at a time.
+            keep_on: where the two frames wait that each convolution needs of its last input; by
+                default where it computes. In the CPU's memory they spare that of a GPU.
 
         Raises:
             RequestError: the latents have another shape, or `chunk` is not positive.
         """
         self._check(latents_BCTHW)
-        if chunk < 1:
+        if chunk is not None and chunk < 1:
             raise RequestError("chunk", chunk, "must be at least 1 latent frame", 1)
-        frames = FrameStream()
-        for part in latents_BCTHW.split(chunk, dim=2):
-            yield self.decode_chunk(part, frames)
-            frames.advance()
+        lay_out(self)
+        stages = self._stages()
+        most: Sequence[int | None] = [chunk, *[None] * (len(stages) - 1)]
+        if chunk is None:
+            most = self.frames_at_a_time(latents_BCTHW.shape)
+        pieces: Iterator[Tensor] = iter([latents_BCTHW])
+        for stage, limit in zip(stages, most, strict=True):
+            pieces = through(stage, pieces, limit, FrameStream(keep_on))
+        return pieces
+
+    def frames_at_a_time(self, shape: Sequence[int]) -> list[int]:
+        """For each stage, how many of its input's frames it takes at a time in a stream of latents
+        of this shape; the device and dtype are the network's."""
+        weight = self.output_proj.weight
+        limit, pixels = piece_bytes(weight.device), shape[0] * shape[3] * shape[4]
+        found = []
+        for channels, step in zip(
+            self.config.channels, (1, *self.config.time_expansions), strict=True
+        ):
+            frames = frames_within(limit, channels * pixels * weight.dtype.itemsize)
+            found.append(max(1, frames // step))
+            pixels *= SPACE_STEP**2
+        return found
 
     def decode_chunk(self, latents_BCTHW: Tensor, frames: FrameExchange) -> Tensor:
         """Pixels of some latent frames; `frames` brings what came before them."""
+        x = latents_BCTHW
+        for stage in self._stages():
+            x = stage(x, frames)
+        return x
+
+    def _stages(self) -> Sequence[Stage]:
+        """One for each size of a frame: what makes it, then residual blocks."""
+        layers: Any = self.blocks
+        (conv, *first), *ups, last = layers
+        enter: list[Stage] = [partial(self._enter, conv), *(up.expand for up in ups)]
+        blocks = [(*first, *ups[0].blocks), *(up.blocks for up in ups[1:]), last]
+        stages = [partial(_stage, *each) for each in zip(enter, blocks, strict=True)]
+        return [*stages[:-1], lambda x, frames: self._pixels(stages[-1](x, frames))]
+
+    def _enter(self, conv: nn.Module, latents_BCTHW: Tensor, frames: FrameExchange) -> Tensor:
         x = latents_BCTHW.to(self.output_proj.weight.dtype)
-        x = x.contiguous(memory_format=torch.channels_last_3d)
-        for stage in self.blocks:
-            if isinstance(stage, UpBlock):
-                x = stage(x, frames)
-                continue
-            for layer in stage:  # type: ignore[attr-defined]
-                x = layer(x, frames) if isinstance(layer, ResBlock) else layer(x)
-        return linear_on_channels(self.output_proj, F.silu(x)).float()
+        return conv(x.contiguous(memory_format=torch.channels_last_3d))
+
+    def _pixels(self, x_BCTHW: Tensor) -> Tensor:
+        x_BCTHW = F.silu(x_BCTHW, inplace=not torch.is_grad_enabled())
+        return linear_on_channels(self.output_proj, x_BCTHW).float()
 
     def _check(self, latents_BCTHW: Tensor) -> None:
         shape, channels = tuple(latents_BCTHW.shape), self.config.latent_channels
@@ -98,11 +141,22 @@ class UpBlock(nn.Module):
     def forward(self, x_BCTHW: Tensor, frames: FrameExchange) -> Tensor:
         for block in self.blocks:
             x_BCTHW = block(x_BCTHW, frames)
+        return self.expand(x_BCTHW, frames)
+
+    def expand(self, x_BCTHW: Tensor, frames: FrameExchange) -> Tensor:
+        """Channels to time and space."""
         packed = linear_on_channels(self.proj, x_BCTHW)
         expanded = depth_to_space_time(packed, self.time_step, SPACE_STEP)
         # The first latent frame stands for one frame only. Dropping here, before the next layer
         # looks back, is not the same as dropping all surplus frames at the end (SPEC 4).
         return expanded[:, :, self.time_step - 1 :] if frames.at_start else expanded
+
+
+def _stage(enter: Stage, blocks: Iterable[nn.Module], x: Tensor, frames: FrameExchange) -> Tensor:
+    x = enter(x, frames)
+    for block in blocks:
+        x = block(x, frames)
+    return x
 
 
 def depth_to_space_time(x_BPTHW: Tensor, time: int, space: int) -> Tensor:

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +18,11 @@ from mochi.core.config import ENCODER_HEAD_DIM, SPACE_STEP, EncoderConfig
 from mochi.core.errors import RequestError
 from mochi.core.latents import VaeLatent
 from mochi.core.sizes import SPACE_FACTOR, nearest_frames
-from mochi.model.causal import FrameNorm, ResBlock, linear_on_channels
+from mochi.model.causal import FrameNorm, ResBlock, lay_out, linear_on_channels
 from mochi.model.exchange import FrameExchange, FrameStream, WholeVideo
+from mochi.model.layered import Layers, MakeVideo
 from mochi.model.layers import Linear
+from mochi.model.staged import Stage
 
 
 @dataclass(frozen=True)
@@ -67,10 +70,14 @@ class Encoder(nn.Module):
             RequestError: another shape.
         """
         self._check(pixels_BCTHW)
+        lay_out(self)
         return self.encode_chunk(pixels_BCTHW, WholeVideo())
 
     def stream(self, pixels_BCTHW: Tensor, chunk: int = 1) -> Iterator[Posterior]:
-        """The same posterior, `chunk` latent frames at a time.
+        """The same posterior, `chunk` latent frames at a time, each as soon as its frames are seen.
+
+        Keys and values of all frames so far are kept: at 848x480x163 36 GB in bfloat16. `layered`
+        takes less memory and time where the whole video is at hand.
 
         Raises:
             RequestError: another shape, or `chunk` is not positive.
@@ -78,6 +85,7 @@ class Encoder(nn.Module):
         self._check(pixels_BCTHW)
         if chunk < 1:
             raise RequestError("chunk", chunk, "must be at least 1 latent frame", 1)
+        lay_out(self)
         step = math.prod(self.config.time_reductions)
         frames, start, total = FrameStream(), 0, pixels_BCTHW.shape[2]
         while start < total:
@@ -86,14 +94,67 @@ class Encoder(nn.Module):
             frames.advance()
             start = stop
 
+    def layered(
+        self,
+        pixels_BCTHW: Tensor,
+        make_video: MakeVideo = torch.empty,
+        on_piece: Callable[[], object] = lambda: None,
+    ) -> Posterior:
+        """The same posterior, layer after layer, each going through the video in pieces.
+
+        What is kept is one activation of the whole video at half its height and width (4.3 GB in
+        bfloat16 at 848x480x163), and no keys and values. Carries no gradients.
+
+        Args:
+            pixels_BCTHW: as for `forward`, on any device; uint8 ones from 0 to 255 too.
+            make_video: makes what is kept from `(shape, dtype=, device=)`. One that returns tensors
+                in the CPU's memory, or mapped from a file, spares that of the device.
+            on_piece: called before each piece of work; may raise, to stop.
+
+        Raises:
+            RequestError: another shape.
+        """
+        self._check(pixels_BCTHW)
+        lay_out(self)
+        with torch.no_grad():
+            parts = list(Layers(self, make_video, on_piece).run(pixels_BCTHW))
+        return Posterior(
+            torch.cat([part.mean for part in parts], dim=2),
+            torch.cat([part.logvar for part in parts], dim=2),
+        )
+
     def encode_chunk(self, pixels_BCTHW: Tensor, frames: FrameExchange) -> Posterior:
         """Posterior of some frames; `frames` brings what came before them."""
+        x = self.enter(pixels_BCTHW, frames)
+        for shrink, blocks in self.levels():
+            x = shrink(x, frames)
+            for block in blocks:
+                x = block(x, frames)
+        return self.leave(x)
+
+    def enter(self, pixels_BCTHW: Tensor, frames: FrameExchange) -> Tensor:
+        """Pixels to what the first down block takes."""
         x = fourier_features(pixels_BCTHW.float(), self.config.fourier)
-        x = x.contiguous(memory_format=torch.channels_last_3d)
-        for layer in self.layers:
-            x = linear_on_channels(layer, x) if isinstance(layer, Linear) else layer(x, frames)
-        x = linear_on_channels(self.output_proj, F.silu(self.output_norm(x))).float()
-        mean, logvar = x.chunk(2, dim=1)
+        layers: Any = self.layers
+        x = linear_on_channels(layers[0], x.contiguous(memory_format=torch.channels_last_3d))
+        for block in layers[1 : 1 + self.config.blocks[0]]:
+            x = block(x, frames)
+        return x
+
+    def levels(self) -> list[tuple[Stage, Sequence[ResBlock]]]:
+        """For each size of a frame: what makes it, and the blocks with attention that follow."""
+        first = 1 + self.config.blocks[0]
+        last = first + len(self.config.time_reductions)
+        layers: Any = self.layers
+        downs = layers[first:last]
+        blocks = [list(down.layers[1:]) for down in downs]
+        blocks[-1] += layers[last:]
+        return [(down.shrink, some) for down, some in zip(downs, blocks, strict=True)]
+
+    def leave(self, x_BCTHW: Tensor) -> Posterior:
+        """What the last block made to a posterior."""
+        x = F.silu(self.output_norm(x_BCTHW), inplace=not torch.is_grad_enabled())
+        mean, logvar = linear_on_channels(self.output_proj, x).float().chunk(2, dim=1)
         return Posterior(mean, logvar)
 
     def _check(self, pixels_BCTHW: Tensor) -> None:
@@ -120,14 +181,17 @@ class DownBlock(nn.Module):
         self.time_step = time_step
 
     def forward(self, x_BCTHW: Tensor, frames: FrameExchange) -> Tensor:
-        conv, *blocks = self.layers
+        x_BCTHW = self.shrink(x_BCTHW, frames)
+        for block in self.layers[1:]:
+            x_BCTHW = block(x_BCTHW, frames)
+        return x_BCTHW
+
+    def shrink(self, x_BCTHW: Tensor, frames: FrameExchange) -> Tensor:
+        """The convolution."""
         if frames.at_start and self.time_step > 1:
             first = x_BCTHW[:, :, :1].expand(-1, -1, self.time_step - 1, -1, -1)
             x_BCTHW = torch.cat([first, x_BCTHW], dim=2)
-        x_BCTHW = conv(x_BCTHW)
-        for block in blocks:
-            x_BCTHW = block(x_BCTHW, frames)
-        return x_BCTHW
+        return self.layers[0](x_BCTHW)
 
 
 class AttentionBlock(nn.Module):
@@ -139,14 +203,20 @@ class AttentionBlock(nn.Module):
         self.attn = TimeAttention(channels)
 
     def forward(self, x_BCTHW: Tensor, frames: FrameExchange) -> Tensor:
-        return x_BCTHW + self.attn(self.norm(x_BCTHW), frames)
+        out_BCTHW = self.attn(self.norm(x_BCTHW), frames)
+        return x_BCTHW + out_BCTHW if torch.is_grad_enabled() else out_BCTHW.add_(x_BCTHW)
 
 
 class TimeAttention(nn.Module):
-    """Each pixel attends to itself in this frame and the earlier ones; q and k have length 1."""
+    """Each pixel attends to itself in this frame and the earlier ones; q and k have length 1.
+
+    Attributes:
+        attention: PyTorch's, or something that takes and gives the same.
+    """
 
     def __init__(self, channels: int):
         super().__init__()
+        self.attention: Callable[..., Tensor] = F.scaled_dot_product_attention
         self.qkv = Linear(channels, 3 * channels, bias=False)
         self.out = Linear(channels, channels)
 
@@ -159,9 +229,11 @@ class TimeAttention(nn.Module):
         )
         q, k = (F.normalize(part.float(), dim=-1).to(v.dtype) for part in (q, k))
         k, v = frames.keys_values(self, k, v)
-        out_PNTK = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=_causal(time, k.shape[2], q.device)
-        )
+        if k.shape[2] == time:
+            out_PNTK = self.attention(q, k, v, is_causal=True)
+        else:
+            mask = _causal(time, k.shape[2], q.device)
+            out_PNTK = self.attention(q, k, v, attn_mask=mask)
         out_PTC = self.out(out_PNTK.transpose(1, 2).flatten(2))
         out = out_PTC.view(batch, height, width, time, channels)
         return out.permute(0, 4, 3, 1, 2).contiguous(memory_format=torch.channels_last_3d)

@@ -138,10 +138,15 @@ class FrameStream:
     Convolutions are causal and norms work on single frames, so the last two input frames of each
     convolution are all that the next chunk needs: the streamed result is the one-shot result.
     Call `advance` after each chunk.
+
+    Args:
+        keep_on: the device where frames wait for the next chunk; by default where they are. What
+            is moved there and back is the same, so is the result.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, keep_on: torch.device | None = None) -> None:
         self.at_start = True
+        self._keep_on = keep_on
         self._frames: dict[nn.Module, Tensor] = {}
         self._keys_values: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
@@ -150,11 +155,12 @@ class FrameStream:
         self.at_start = False
 
     def frames_before(self, layer: nn.Module, x_BCTHW: Tensor, count: int) -> Tensor:
-        before = self._frames.get(layer)
+        before = self._frames.pop(layer, None)
         if before is None:
             before = x_BCTHW[:, :, :1].expand(-1, -1, count, -1, -1)
+        before = before.to(x_BCTHW.device, non_blocking=True)
         seen = x_BCTHW if x_BCTHW.shape[2] >= count else torch.cat([before, x_BCTHW], dim=2)
-        self._frames[layer] = seen[:, :, -count:].clone()
+        self._frames[layer] = _kept(seen[:, :, -count:], self._keep_on or x_BCTHW.device)
         return before
 
     def keys_values(
@@ -166,3 +172,12 @@ class FrameStream:
             v_PHTK = torch.cat([v_before, v_PHTK], dim=2)
         self._keys_values[layer] = k_PHTK, v_PHTK
         return k_PHTK, v_PHTK
+
+
+def _kept(x_BCTHW: Tensor, device: torch.device) -> Tensor:
+    """A copy in memory of its own, channels last. Between a GPU and the CPU's memory the copy is
+    queued with the GPU's other work, which is the only one that reads it again."""
+    pinned = device.type == "cpu" and x_BCTHW.is_cuda
+    shape = [x_BCTHW.shape[place] for place in (0, 2, 3, 4, 1)]
+    kept = torch.empty(shape, dtype=x_BCTHW.dtype, device=device, pin_memory=pinned)
+    return kept.permute(0, 4, 1, 2, 3).copy_(x_BCTHW, non_blocking=pinned)
