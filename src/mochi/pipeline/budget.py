@@ -15,6 +15,7 @@ from mochi.memory.estimate import (
     decode_working,
     denoise_working,
     encode_working,
+    inside_kernels,
     table_bytes,
     text_working,
 )
@@ -178,7 +179,9 @@ class Budget:
     def _denoise(self, job: Job, mode: Mode) -> Need:
         blueprint, on_cpu = self._parts.blueprint("dit"), self._on_cpu
         config, dtype = blueprint.config, blueprint.dtype
-        working = denoise_working(config, dtype, job.size, job.passes, self._parts.device.type)
+        kind = self._parts.device.type
+        working = denoise_working(config, dtype, job.size, job.passes, kind)
+        working += inside_kernels(working, kind)
         tables = table_bytes(config, dtype, job.steps, job.passes)
         need = blocks_need(
             "denoise", blueprint.weights, mode, working, on_cpu=on_cpu, kept=tables
@@ -209,6 +212,7 @@ class Budget:
             config, dtype = self._parts.blueprint("dit").config, torch.float32
             tables = table_bytes(config, dtype, job.steps, job.passes)
             bound = denoise_bound(config, job.size, len(job.passes))
+            bound += inside_kernels(bound, self._parts.device.type)
             working["denoise"] = bound + tables + self._parts.loras.nbytes(dtype)
         if job.prompts:
             t5 = self._parts.blueprint("text").config
