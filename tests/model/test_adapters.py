@@ -201,19 +201,27 @@ def test_an_adapter_trains_while_the_base_does_not(dit: AsymmDiT) -> None:
     parameters = [delta.lora_A.requires_grad_(), delta.lora_B.requires_grad_()]
     optimiser = torch.optim.SGD(parameters, lr=0.5)
     dit.train()
+    torch.manual_seed(0)  # dropout draws from torch's own generator
     z, text = (
         torch.randn(1, 12, 1, 4, 4, generator=rng),
         torch.zeros(1, 0, dit.config.text_features),
     )
     mask, target = torch.zeros(1, 0, dtype=torch.bool), torch.randn(1, 12, 1, 4, 4, generator=rng)
-    losses = []
-    for _ in range(4):
-        loss = F.mse_loss(dit(z, torch.tensor([0.5]), text, mask), target)
-        losses.append(loss.item())
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    assert losses[-1] < losses[0]
+
+    def loss() -> torch.Tensor:
+        return F.mse_loss(dit(z, torch.tensor([0.5]), text, mask), target)
+
+    before = loss_without_dropout = float(torch.inf)
+    for training in (False, True, True, True, True, False):
+        dit.train(training)
+        value = loss()
+        if training:
+            optimiser.zero_grad()
+            value.backward()
+            optimiser.step()
+        else:
+            before, loss_without_dropout = loss_without_dropout, value.item()
+    assert loss_without_dropout < before
     assert delta.lora_B.abs().max() > 0  # it was zero
     assert dit.blocks[0].attn.qkv_x.base.weight.equal(weight)
     assert dit.blocks[0].attn.qkv_x.base.weight.grad is None

@@ -82,7 +82,10 @@ def test_what_does_not_fit(
         pipe.reconstruct(video, lambda frames: None)
 
 
-def test_a_cancel_stops_it(pipe: Pipeline, video: np.ndarray) -> None:
+def test_a_cancel_stops_it(
+    pipe: Pipeline, video: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mochi.model.decoder.piece_bytes", lambda device: 1)  # many pieces
     token, taken = CancelToken(), []
 
     def take(frames: np.ndarray) -> None:
@@ -91,7 +94,8 @@ def test_a_cancel_stops_it(pipe: Pipeline, video: np.ndarray) -> None:
 
     with pytest.raises(Cancelled):
         pipe.reconstruct(video, take, cancel=token)
-    assert taken == [1]
+    assert len(taken) == 1
+    assert taken[0] < len(video)
 
 
 def test_a_model_without_an_encoder_says_so(
