@@ -9,6 +9,7 @@ MochiError
 ├── OutputError         the result has nowhere to go: exists, unwritable, disk full, taken
 ├── DoesNotFitError     more memory is needed than there is
 ├── SamplingError       the sampler left the numbers: NaN or infinity
+├── RankError           a process of a run on many devices died, hangs or cannot be reached
 └── Cancelled           somebody asked to stop
 ```
 
@@ -86,6 +87,23 @@ class DoesNotFitError(MochiError):
 
 class SamplingError(MochiError):
     """The sampler left the numbers: a velocity or latent became NaN or infinite."""
+
+
+class TrainingError(MochiError):
+    """A training cannot go on: a loss became NaN or infinite, or another one writes its folder."""
+
+
+class RankError(MochiError):
+    """One of the processes that share a video died, hangs, cannot be reached, or is not like the
+    others.
+
+    Attributes:
+        rank: its number, where it is known.
+    """
+
+    def __init__(self, message: str, rank: int | None = None):
+        self.rank = rank
+        super().__init__(message)
 
 
 class Cancelled(MochiError):
