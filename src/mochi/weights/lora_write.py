@@ -33,7 +33,7 @@ from mochi.weights.lora_maths import folded, padded, rescaled, whole
 from mochi.weights.lora_names import LayerNames
 from mochi.weights.lora_scales import FAMILIES, FOLDED, KWARGS, PEFT_METADATA
 from mochi.weights.stored import dtype_name
-from mochi.weights.write import Piece, write_files
+from mochi.weights.write import Piece, PlannedFile, write_files
 from mochi.weights.write_safetensors import FORMAT, safetensors_file
 
 Target = Literal["original", "comfy", "diffusers"]
@@ -71,12 +71,25 @@ def save_lora(
         WeightsError: numbers too large for `dtype`, or the depth is needed.
         OutputError: it exists, or cannot be written.
     """
+    target = Path(path)
+    planned = lora_file(lora, target.name, to, dtype=dtype, depth=depth)
+    write_files(target.parent, [planned], overwrite)
+
+
+def lora_file(
+    lora: Lora,
+    name: str,
+    to: Target,
+    *,
+    dtype: torch.dtype | None = None,
+    depth: int | None = None,
+) -> PlannedFile:
+    """An adapter as a file that is still to be written; arguments and errors as `save_lora`."""
     if to not in TARGETS:
         raise RequestError("to", to, "is no flavour", ", ".join(TARGETS))
     tensors, metadata = lora_tensors(lora, to, depth)
-    pieces = [_piece(name, _cast(name, tensor, dtype)) for name, tensor in tensors.items()]
-    target = Path(path)
-    write_files(target.parent, [safetensors_file(target.name, pieces, metadata)], overwrite)
+    pieces = [_piece(key, _cast(key, tensor, dtype)) for key, tensor in tensors.items()]
+    return safetensors_file(name, pieces, metadata)
 
 
 def lora_tensors(lora: Lora, to: Target, depth: int | None = None) -> tuple[Tensors, Metadata]:
