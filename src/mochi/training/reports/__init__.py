@@ -1,0 +1,1 @@
+"""Listeners of a training: a page, TensorBoard, Weights & Biases."""
