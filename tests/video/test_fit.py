@@ -15,7 +15,7 @@ sides = st.integers(1, 3000)
 def shown(times: list[Fraction], end: Fraction) -> list[Shown]:
     ends = [*times[1:], end]
     return [
-        Shown(start, stop, lambda index=index: np.full((1, 1, 3), index, np.uint8))
+        Shown(start, stop, *[lambda index=index: np.full((1, 1, 3), index, np.uint8)] * 2)
         for index, (start, stop) in enumerate(zip(times, ends, strict=True))
     ]
 

@@ -12,6 +12,7 @@ from mochi.cli.doctor import doctor
 from mochi.cli.generate import generate
 from mochi.cli.lora import lora
 from mochi.cli.nano import evaluate, train_nano
+from mochi.cli.prepare import prepare
 from mochi.cli.reconstruct import reconstruct
 from mochi.cli.say import say
 from mochi.cli.serve import serve, token
@@ -20,7 +21,8 @@ from mochi.cli.sweep import sweep
 from mochi.cli.weights import weights
 from mochi.core.events import CancelToken
 
-VIDEOS, MODELS, SERVER = "Videos", "Models and machine", "Server"
+VIDEOS, TRAINING = "Videos", "Training"
+MODELS, SERVER = "Models and machine", "Server"
 
 app = typer.Typer(
     name="mochi",
@@ -34,6 +36,7 @@ app.command(rich_help_panel=VIDEOS)(generate)
 app.command(rich_help_panel=VIDEOS)(sweep)
 app.command(rich_help_panel=VIDEOS)(reconstruct)
 app.command(rich_help_panel=VIDEOS)(show)
+app.command(rich_help_panel=TRAINING)(prepare)
 app.command(rich_help_panel=MODELS)(doctor)
 app.command("eval", rich_help_panel=MODELS)(evaluate)
 app.command(rich_help_panel=MODELS)(train_nano)

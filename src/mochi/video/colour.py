@@ -16,6 +16,8 @@ import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
+from mochi.video import hdr
+
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 # Code points of ITU-T H.273, the same in H.264, VP9, mp4 and Matroska.
@@ -31,6 +33,7 @@ _EXACT = (
     | Interpolation.FULL_CHR_H_INP
     | Interpolation.BITEXACT
 )
+SMALL_HEIGHT, SMALL_WIDTH = 36, 64
 _HD_HEIGHT = 720  # untagged video from here on is bt709, below bt601, as players hold it
 
 
@@ -52,16 +55,31 @@ def to_yuv(frame_HWC: Pixels) -> av.VideoFrame:
 
 
 def to_rgb(frame: av.VideoFrame) -> Pixels:
-    """Any decoded frame to RGB `(H, W, 3)`, by the matrix and range that it says it has."""
+    """Any decoded frame to RGB `(H, W, 3)`, by the matrix and range that it says it has; HDR is
+    brought to the range of an ordinary screen."""
+    if frame.color_trc in hdr.NAMES:
+        return hdr.tone_mapped(_rgb(frame, "rgb48le"), int(frame.color_trc))
+    return np.asarray(_rgb(frame, "rgb24"), dtype=np.uint8)
+
+
+def tiny(frame: av.VideoFrame) -> Pixels:
+    """A small copy of a frame, to compare with others: fast rather than exact."""
+    small = frame.reformat(
+        width=SMALL_WIDTH, height=SMALL_HEIGHT, format="rgb24", interpolation=Interpolation.AREA
+    )
+    return np.asarray(small.to_ndarray(), dtype=np.uint8)
+
+
+def _rgb(frame: av.VideoFrame, form: str) -> Any:
     if frame.format.is_rgb or frame.colorspace != UNSPECIFIED:
         source = None
     else:
         source = Colorspace.ITU709 if frame.height >= _HD_HEIGHT else Colorspace.ITU601
     rgb = frame.reformat(
-        format="rgb24",
+        format=form,
         interpolation=int(_EXACT),
         src_colorspace=source,
         dst_color_range=ColorRange.JPEG,
         threads=1,
     )
-    return np.asarray(rgb.to_ndarray(), dtype=np.uint8)
+    return rgb.to_ndarray()

@@ -19,7 +19,7 @@ from av.sidedata.sidedata import SideData, Type
 from av.stream import Disposition
 
 from mochi.core.errors import VideoError
-from mochi.video.colour import Pixels, to_rgb
+from mochi.video.colour import Pixels, tiny, to_rgb
 from mochi.video.endings import is_cut_off
 
 if TYPE_CHECKING:
@@ -41,11 +41,13 @@ class Shown:
 
     Attributes:
         picture: makes the RGB array `(H, W, 3)`, upright; only pictures that are used pay for it.
+        small: makes a tiny one to compare with others, not turned.
     """
 
     start: Fraction
     end: Fraction
     picture: Callable[[], Pixels]
+    small: Callable[[], Pixels]
 
 
 @contextmanager
@@ -130,7 +132,7 @@ def shown_frames(container: InputContainer) -> Iterator[Shown]:
             first = frame.pts if first is None else first
             start = (frame.pts - first) * unit
         end = start + (frame.duration * unit if frame.duration else usual)
-        yield Shown(start, end, partial(_picture, frame))
+        yield Shown(start, end, partial(_picture, frame), partial(tiny, frame))
 
 
 def _picture(frame: av.VideoFrame) -> Pixels:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from mochi.core.errors import RequestError, VideoError
-from mochi.video.colour import Pixels
+from mochi.video.colour import SMALL_HEIGHT, SMALL_WIDTH, Pixels
 from mochi.video.formats import check_fps
 from mochi.video.metadata import PNG_KEYWORD, pack
 from mochi.video.movie import Shown
@@ -78,7 +78,13 @@ def shown_frames(folder: Path) -> Iterator[Shown]:
     fps = frame_rate(folder)
     size = _picture(files[0]).shape
     for index, file in enumerate(files):
-        yield Shown(index / fps, (index + 1) / fps, partial(_picture, file, size))
+        picture = partial(_picture, file, size)
+        yield Shown(index / fps, (index + 1) / fps, picture, partial(_tiny, picture))
+
+
+def _tiny(picture: Callable[[], Pixels]) -> Pixels:
+    small = Image.fromarray(picture()).resize((SMALL_WIDTH, SMALL_HEIGHT), Image.Resampling.BOX)
+    return np.asarray(small, dtype=np.uint8)
 
 
 def _numbers(file: Path) -> tuple[list[int], str]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from mochi.core.errors import VideoError
 from mochi.core.sizes import VideoSize, nearest_frames, whole
-from mochi.video import movie, pictures
+from mochi.video import hdr, movie, pictures
 from mochi.video.colour import Pixels
 from mochi.video.fit import at_rate, fit
 from mochi.video.formats import check_fps
@@ -35,6 +35,7 @@ class VideoInfo:
         frames: how many there are (counted where the file does not say).
         fps: frames per second, on average.
         rotated: the file asks for its pictures to be turned or mirrored.
+        transfer: `PQ` or `HLG` of HDR video, else "".
         codec: FFmpeg's name of it, `png` for a folder of frames.
     """
 
@@ -46,10 +47,11 @@ class VideoInfo:
     codec: str
     has_audio: bool
     rotated: bool
+    transfer: str = ""
 
 
 @dataclass(frozen=True)
-class _Source:
+class Source:
     """A video about to be read: a movie file, or a folder of PNG frames."""
 
     shown: Iterable[Shown]
@@ -59,16 +61,17 @@ class _Source:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[_Source]:
+def open_source(path: Path) -> Iterator[Source]:
+    """A video opened for one pass; raises VideoError as `iter_frames`."""
     if path.is_dir():
         fps = pictures.frame_rate(path)
-        yield _Source(pictures.shown_frames(path), fps, Fraction(0), Fraction(1))
+        yield Source(pictures.shown_frames(path), fps, Fraction(0), Fraction(1))
         return
     with movie.open_movie(path) as container:
         stream = movie.video_stream(container)
         fps, aspect = movie.frame_rate(stream), movie.pixel_aspect(stream)
         tolerance = min(movie.tick(stream) / 2, _MAX_TOLERANCE)
-        yield _Source(movie.shown_frames(container), fps, tolerance, aspect)
+        yield Source(movie.shown_frames(container), fps, tolerance, aspect)
 
 
 def iter_frames(
@@ -95,18 +98,19 @@ def iter_frames(
     natural = height is None and width is None
     size = None if natural else (whole("height", height), whole("width", width))
     rate = None if fps is None else check_fps(fps)
-    with _open(Path(path)) as source:
+    with open_source(Path(path)) as source:
         shown = source.shown if rate is None else at_rate(source.shown, rate, source.tolerance)
         last: tuple[Shown, Pixels] | None = None
         for entry in shown:
             if last is None or entry is not last[0]:
-                last = entry, _picture(entry, size, source.pixel_aspect)
+                last = entry, fitted(entry, size, source.pixel_aspect)
             yield last[1]
     if last is None:
         raise VideoError(f"{path}: has no frames")
 
 
-def _picture(entry: Shown, size: tuple[int, int] | None, pixel_aspect: Fraction) -> Pixels:
+def fitted(entry: Shown, size: tuple[int, int] | None, pixel_aspect: Fraction) -> Pixels:
+    """The picture of an entry at a size (height, width); None leaves it as it is."""
     picture_HWC = entry.picture()
     return picture_HWC if size is None else fit(picture_HWC, *size, pixel_aspect)
 
@@ -196,9 +200,10 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
         if first is None:
             raise VideoError(f"{file}: has no frames")
         rows, columns, rotated = movie.upright_size(first, aspect)
+        transfer = hdr.NAMES.get(int(first.color_trc), "")
     frames = frames or movie.count_frames(file)
     return VideoInfo(
-        frames, rows, columns, float(fps), float(frames / fps), codec, has_audio, rotated
+        frames, rows, columns, float(fps), float(frames / fps), codec, has_audio, rotated, transfer
     )
 
 

@@ -158,8 +158,9 @@ def _read_index(path: Path) -> list[Sample]:
         raise WeightsError("is missing: `mochi prepare` was stopped; run it again", path)
     samples: list[Sample] = []
     try:
-        for number, line in enumerate(path.read_text("utf-8").rstrip("\n").split("\n"), 1):
-            samples.append(_sample(json.loads(line), path, number))
+        for number, line in enumerate(path.read_text("utf-8").split("\n"), 1):
+            if line:
+                samples.append(_sample(json.loads(line), path, number))
     except (OSError, ValueError) as error:
         raise WeightsError(f"is damaged: {error}", path) from error
     return samples

@@ -73,6 +73,12 @@ class DataFolder:
         """What is known about a source."""
         return self.root / "sources" / f"{key}.json"
 
+    def tidy(self) -> None:
+        """Remove what a killed run left half written; only with nobody else at work here."""
+        with disk_errors(self.root):
+            for part in [*self.root.glob(".*.part"), *self.root.glob("*/.*.part")]:
+                part.unlink(missing_ok=True)
+
     def write_tensors(
         self, path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     ) -> None:
