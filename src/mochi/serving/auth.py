@@ -22,6 +22,11 @@ def services_of(request: Request) -> Services:
     return cast(Services, request.app.state.services)
 
 
+async def _parts(request: Request) -> Services:
+    """A coroutine, as `_base` is: for a plain function FastAPI would start a thread."""
+    return services_of(request)
+
+
 def bearer(request: Request) -> str | None:
     """The token in the header, `Bearer` or `Token`."""
     kind, _, token = request.headers.get("authorization", "").partition(" ")
@@ -60,8 +65,12 @@ def base_url(request: Request) -> str:
     return public or str(request.base_url).rstrip("/")
 
 
-Parts = Annotated[Services, Depends(services_of)]
-Base = Annotated[str, Depends(base_url)]
+async def _base(request: Request) -> str:
+    return base_url(request)
+
+
+Parts = Annotated[Services, Depends(_parts)]
+Base = Annotated[str, Depends(_base)]
 Reader = Annotated[Identity, Depends(_Needs("read"))]
 Maker = Annotated[Identity, Depends(_Needs("run"))]
 Watcher = Annotated[Identity, Depends(_Needs("metrics"))]

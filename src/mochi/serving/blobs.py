@@ -58,10 +58,12 @@ class FolderBlobs:
         part = target.with_name(f".{target.name}.part")
         try:
             target.parent.mkdir(exist_ok=True)
-            _move(path, part)
+            part.unlink(missing_ok=True)
+            _copy(path, part)
             with part.open("rb") as stream:
                 os.fsync(stream.fileno())  # a row will promise that it is there
             os.replace(part, target)
+            path.unlink()  # the last step: whoever dies before it can begin again
         except OSError as error:
             with suppress(OSError):
                 part.unlink(missing_ok=True)
@@ -181,9 +183,11 @@ def open_blobs(place: str | Path) -> Blobs:
     return FolderBlobs(Path(place))
 
 
-def _move(source: Path, target: Path) -> None:
+def _copy(source: Path, target: Path) -> None:
+    """A second name for the same bytes where the file system has that, else a copy."""
     try:
-        os.replace(source, target)
-    except OSError:  # another file system
+        os.link(source, target)
+    except FileNotFoundError:
+        raise
+    except OSError:
         shutil.copyfile(source, target)
-        source.unlink()

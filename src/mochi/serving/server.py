@@ -69,6 +69,7 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=_GRACE_SECONDS,
             proxy_headers=False,
             lifespan="off",
+            http="h11",  # httptools, where it is installed, would read headers without end
         )
         super().__init__(config)
         self._services = services

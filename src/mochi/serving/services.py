@@ -6,7 +6,7 @@ import fcntl
 import os
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +14,7 @@ from pathlib import Path
 import structlog
 
 from mochi.core.errors import OutputError
+from mochi.serving import made
 from mochi.serving.blobs import Blobs, open_blobs
 from mochi.serving.bus import EventBus, open_bus
 from mochi.serving.housekeeping import Housekeeper
@@ -22,11 +23,12 @@ from mochi.serving.limiter import Limiter
 from mochi.serving.links import Links
 from mochi.serving.metrics import Metrics
 from mochi.serving.offers import Offers
-from mochi.serving.opening import database_url, make_folder, open_database
+from mochi.serving.opening import make_folder, open_database
 from mochi.serving.runner.process import ProcessRunner
 from mochi.serving.runner.protocol import ModelEntry, Runner
 from mochi.serving.safety import Safety
 from mochi.serving.settings import ServeSettings
+from mochi.serving.shelf import Shelf, take_up
 from mochi.serving.store.audit import Audit
 from mochi.serving.store.catalog import Catalog
 from mochi.serving.store.database import Database, DatabaseError
@@ -36,7 +38,7 @@ from mochi.serving.store.queue import SqlStore
 from mochi.serving.store.runtimes import Runtimes
 from mochi.serving.store.tokens import Tokens
 from mochi.serving.webhooks import Courier, Policy, Resolver, resolve
-from mochi.serving.worker import Shelf, Worker
+from mochi.serving.worker import Worker
 
 log = structlog.get_logger()
 MakeRunner = Callable[[str, tuple[ModelEntry, ...]], Runner]
@@ -140,12 +142,10 @@ def _open(
     store, files, tokens = SqlStore(database), Files(database), Tokens(database)
     runtimes, outbox, audit = Runtimes(database), Outbox(database), Audit(database)
     blobs = open_blobs(settings.blobs or settings.data / "blobs")
-    work = _clear(settings.data / "work")
-    _take_back(store, instance)
+    work, gone = made.new_work(settings.data / "work")
     entries = tuple(ModelEntry(it.name, it.source, it.dtype) for it in settings.models)
     offers = Offers(entries, Catalog(database))
-    quick = Database.open(database_url(settings), durable=False)  # progress need not be flushed
-    bus = open_bus(quick)
+    bus = open_bus(database.unflushed())  # progress that is lost comes with the next step
     metrics = Metrics()
     shelf = Shelf(
         store,
@@ -161,6 +161,7 @@ def _open(
         on_ready=offers.learn,
         on_end=lambda job: _ended(job, metrics, audit),
     )
+    _take_back(shelf, gone)
     workers = [Worker(make_runner(device, entries), shelf) for device in settings.devices]
     services = Services(
         settings,
@@ -191,19 +192,14 @@ def _open(
     return services
 
 
-def _clear(work: Path) -> Path:
-    """An empty folder for what is being made; what a dead process left there is nobody's."""
-    work.mkdir(exist_ok=True)
-    for left in work.iterdir():
-        left.unlink()
-    return work
-
-
-def _take_back(store: SqlStore, instance: str) -> None:
-    """An earlier process of this folder is gone, or the lock would be: its jobs wait again."""
-    returned = store.release(f"{instance}:")
+def _take_back(shelf: Shelf, gone: Sequence[Path]) -> None:
+    """An earlier process of this folder is gone, or the lock would be: what it had made is taken
+    up, the rest of its jobs wait again."""
+    take_up(shelf, made.found_in(gone))
+    returned = shelf.store.release(f"{shelf.owner}:")
     if returned:
         log.info("jobs_taken_back", count=returned)
+    made.remove(gone)
 
 
 def _ended(job: Job, metrics: Metrics, audit: Audit) -> None:

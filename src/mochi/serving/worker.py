@@ -2,59 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import structlog
 
 from mochi.core.errors import Cancelled, OutputError
 from mochi.serving.bell import JOBS
-from mochi.serving.blobs import Blobs
-from mochi.serving.bus import EventBus, Kind
+from mochi.serving.bus import Kind
 from mochi.serving.jobs import Job, Outcome, new_id
+from mochi.serving.made import forget, read_note
 from mochi.serving.progress import bar
 from mochi.serving.runner.protocol import RunFailedError, Runner, RunnerDiedError
+from mochi.serving.shelf import Shelf, end, patiently, stored
 from mochi.serving.store.database import DatabaseError
-from mochi.serving.store.files import Files, NewFile
-from mochi.serving.store.protocol import Store
-from mochi.serving.store.runtimes import Runtimes
 
 log = structlog.get_logger()
 _LOOK_SECONDS = 1.0
 _SECONDS_BETWEEN_RENEWALS = 0.25
 _LONGEST_PAUSE = 60.0
-_PATIENCE_SECONDS = 120.0
-
-
-@dataclass(frozen=True)
-class Shelf:
-    """What a worker works with.
-
-    Attributes:
-        work: folder for videos that are being made.
-        owner: who holds the leases; begins with the server's own name.
-        price_per_hour: of a device, or None.
-        on_ready, on_end: told when a runner has come up, and when a run has ended.
-    """
-
-    store: Store
-    files: Files
-    runtimes: Runtimes
-    blobs: Blobs
-    bus: EventBus
-    work: Path
-    owner: str
-    models: tuple[str, ...]
-    lease_seconds: float = 30.0
-    price_per_hour: float | None = None
-    on_ready: Callable[[Runner], None] = lambda runner: None
-    on_end: Callable[[Job], None] = lambda job: None
 
 
 class Worker:
@@ -144,6 +113,7 @@ class _Run:
         self._handing_back = False
         self._over = threading.Event()
         self._lock = threading.Lock()
+        self._keeping = threading.Lock()
         self._lines: list[str] = []
         self._progress: dict[str, Any] = {}
         self._renewed = 0.0
@@ -162,14 +132,14 @@ class _Run:
         log.info("job_started", id=job.id, account=job.account, attempt=job.attempts)
         try:
             facts = self._runner.run(job.id, job.model, job.request, self._path, self._hear)
-            self._end(self._stored(facts))
+            self._end(stored(self._shelf, job, self._path, facts))
         except Cancelled:
             if self._handing_back:
                 self._give_back("the server stops; it waits again", blame=False)
         except RunFailedError as error:
             self._refused(error)
         except RunnerDiedError as error:
-            self._give_back(str(error), blame=True)
+            self._died(error)
             raise
         except OutputError as error:
             self._give_back(str(error), blame=False)
@@ -177,8 +147,16 @@ class _Run:
         finally:
             self._over.set()
             keeper.join()
-            self._path.unlink(missing_ok=True)
+            forget(self._path)
             log.info("job_left", id=job.id)
+
+    def _died(self, error: RunnerDiedError) -> None:
+        """The job waits again, unless the runner died after its work was done."""
+        made = read_note(self._path)
+        if made is None:
+            self._give_back(str(error), blame=True)
+        else:
+            self._end(stored(self._shelf, self.job, self._path, made.facts))
 
     def _refused(self, error: RunFailedError) -> None:
         if error.code == "disk_full":
@@ -186,40 +164,13 @@ class _Run:
             raise OutputError(str(error))
         self._end(Outcome(error=f"[{error.code}] {error}"))
 
-    def _stored(self, facts: Mapping[str, Any]) -> Outcome:
-        """The video into the blobs, and what is known of it into a row, before the job ends."""
-        shelf, job, request = self._shelf, self.job, self.job.request
-        file_id, name = self.file_id, f"mochi-{job.id}.mp4"
-        digest, size = _digest(self._path), self._path.stat().st_size
-        shelf.blobs.put(file_id, self._path)
-        new = NewFile(file_id, job.account, name, "video/mp4", size, digest, prediction=job.id)
-        self._patiently(lambda: shelf.files.add(new))
-        seconds = {name: round(value, 4) for name, value in facts.get("seconds", {}).items()}
-        metrics = {name: request[name] for name in ("frames", "height", "width", "steps")}
-        metrics |= {"fps": request.get("fps", 30), "prompt_tokens": facts.get("prompt_tokens")}
-        if "denoise" in seconds:
-            metrics["seconds_per_step"] = round(seconds["denoise"] / request["steps"], 4)
-        return Outcome(file_id, metrics | {"phases": seconds})
-
     def _end(self, outcome: Outcome) -> None:
-        shelf, job = self._shelf, self.job
         self._renew(force=True)
-        if shelf.price_per_hour is not None and outcome.error is None and job.started_at:
-            ran = time.time() - job.started_at
-            price = {"price": round(ran / 3600 * shelf.price_per_hour, 6)}
-            outcome = Outcome(outcome.output_file, {**outcome.metrics, **price})
-        ended = self._patiently(lambda: shelf.store.finish(job, outcome))
-        if ended is None and outcome.output_file is not None:  # cancelled, or taken by another
-            shelf.files.remove(outcome.output_file)
-            shelf.blobs.delete(outcome.output_file)
-        elif ended is not None:
-            if ended.status == "succeeded":
-                self._patiently(lambda: shelf.runtimes.add(ended))
-            shelf.on_end(ended)
+        end(self._shelf, self.job, outcome)
 
     def _give_back(self, line: str, *, blame: bool) -> None:
         shelf, job = self._shelf, self.job
-        if self._patiently(lambda: shelf.store.give_back(job, line, blame=blame)):
+        if patiently(job.id, lambda: shelf.store.give_back(job, line, blame=blame)):
             self._publish("retry", {"attempt": job.attempts, "reason": line})
 
     def _hear(self, kind: str, data: Mapping[str, Any]) -> None:
@@ -243,11 +194,16 @@ class _Run:
 
     def _renew(self, *, force: bool = False) -> None:
         """Renew the lease with what was heard; stop when the job is no longer ours."""
-        now = time.monotonic()
+        if self._keeping.acquire(blocking=force):  # what another has begun to say is said first
+            try:
+                if force or time.monotonic() - self._renewed >= _SECONDS_BETWEEN_RENEWALS:
+                    self._keep()
+            finally:
+                self._keeping.release()
+
+    def _keep(self) -> None:
         with self._lock:
-            if not force and now - self._renewed < _SECONDS_BETWEEN_RENEWALS:
-                return
-            self._renewed = now
+            self._renewed = time.monotonic()
             lines, self._lines = self._lines, []
             progress, self._progress = self._progress, {}
         text = "".join(f"{line}\n" for line in lines)
@@ -266,21 +222,3 @@ class _Run:
         """Renew while the run says nothing, and notice a cancellation."""
         while not self._over.wait(_SECONDS_BETWEEN_RENEWALS):
             self._renew()
-
-    def _patiently(self, act: Callable[[], Any]) -> Any:
-        """What must not be lost to a database that is away for a while."""
-        pause, patience = 0.2, time.monotonic() + _PATIENCE_SECONDS
-        while True:
-            try:
-                return act()
-            except DatabaseError as error:
-                log.warning("database_away", id=self.job.id, reason=str(error))
-                if time.monotonic() > patience:
-                    raise
-                time.sleep(pause)
-                pause = min(5.0, 2 * pause)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -16,6 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mochi.core.errors import (
@@ -35,6 +36,7 @@ from mochi.core.events import (
     PhaseStarted,
     StepDone,
 )
+from mochi.serving.made import leave_note
 
 if TYPE_CHECKING:
     from mochi.memory.plan import Room
@@ -195,16 +197,16 @@ def _run(models: Models, voice: Voice, order: Mapping[str, Any], token: CancelTo
             on_event=Relay(voice),
             cancel=token,
         )
-    except Exception as error:
-        voice.say(failed={"code": _code(error), "message": _words(error)})
-        return
-    voice.say(
-        done={
+        facts = {
             "seconds": dict(rendered.seconds),
             "prompt_tokens": rendered.prompt_tokens,
             "truncated": rendered.truncated,
         }
-    )
+        leave_note(Path(order["path"]), order["id"], facts)
+    except Exception as error:
+        voice.say(failed={"code": _code(error), "message": _words(error)})
+        return
+    voice.say(done=facts)
 
 
 class Relay:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,11 @@ class Database:
     def __init__(self, engine: Engine, clock: Callable[[], float] = time.time):
         self.engine = engine
         self.clock = clock
+        # SQLite lets one write at a time, and has the others look again after a nap of up to a
+        # tenth of a second. Those of this process wait here instead, and are woken in turn.
+        self._turn: AbstractContextManager[object] = (
+            nullcontext() if self.is_postgresql else threading.Lock()
+        )
 
     @classmethod
     def open(
@@ -67,6 +73,13 @@ class Database:
         """The SQLite database of a data folder."""
         return cls.open(f"sqlite:///{folder / 'mochi.db'}", durable=durable)
 
+    def unflushed(self) -> Database:
+        """The same database by connections of its own, whose commits are not flushed to disk."""
+        url = self.engine.url.render_as_string(hide_password=False)
+        other = Database.open(url, self.clock, durable=False)
+        other._turn = self._turn
+        return other
+
     @property
     def is_postgresql(self) -> bool:
         """Whether other machines may share it."""
@@ -89,7 +102,7 @@ class Database:
         Raises:
             DatabaseError: it does not answer.
         """
-        with _named(), self.engine.begin() as connection:
+        with _named(), self._turn, self.engine.begin() as connection:
             yield connection
 
     def insert(self, table: sa.Table) -> Any:
