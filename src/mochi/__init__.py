@@ -22,6 +22,7 @@ from mochi.core.errors import (
     DownloadError,
     MochiError,
     OutputError,
+    RankError,
     RequestError,
     SamplingError,
     VideoError,
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
     from mochi.core.sizes import LatentSize, VideoSize
     from mochi.core.speed import Speed
     from mochi.pipeline.clip import Clip
-    from mochi.pipeline.pipeline import Pipeline, load
+    from mochi.pipeline.opening import load
+    from mochi.pipeline.pipeline import Pipeline
     from mochi.sampling.loop import sample
     from mochi.sampling.schedule import linear_quadratic
     from mochi.serving.client import Client
@@ -64,7 +66,7 @@ _HOMES = {
     "Client": "mochi.serving.client",
     "Clip": "mochi.pipeline.clip",
     "Pipeline": "mochi.pipeline.pipeline",
-    "load": "mochi.pipeline.pipeline",
+    "load": "mochi.pipeline.opening",
     "sample": "mochi.sampling.loop",
     "linear_quadratic": "mochi.sampling.schedule",
     "TextFeatures": "mochi.text.features",
@@ -92,6 +94,7 @@ __all__ = [
     "ModelConfig",
     "OutputError",
     "Pipeline",
+    "RankError",
     "RequestError",
     "SamplingError",
     "Speed",

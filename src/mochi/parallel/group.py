@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from mochi.parallel.pulse import Pulse
 from mochi.parallel.world import World
 
 Shape = tuple[int, ...]
@@ -38,15 +39,27 @@ class Traffic:
 class Pending:
     """Tensors on their way; `wait` returns them when they are here."""
 
-    def __init__(self, works: Sequence[dist.Work | None], received: Sequence[Tensor], held: object):
+    def __init__(
+        self,
+        works: Sequence[dist.Work | None],
+        received: Sequence[Tensor],
+        held: object,
+        pulse: Pulse | None = None,
+    ):
         self._works, self._received = works, list(received)
         self._held = held  # what is being sent must live until it is sent
+        self._pulse = pulse or Pulse()
 
     def wait(self) -> list[Tensor]:
-        """The received tensors."""
+        """The received tensors.
+
+        Raises:
+            PeerLostError: another rank has gone.
+        """
         for work in self._works:
             if work is not None:
-                work.wait()
+                with self._pulse.exchange():
+                    work.wait()
         self._works, self._held = (), None
         return self._received
 
@@ -58,6 +71,7 @@ class Group:
         ranks: their numbers in the world.
         place: this rank's place among them.
         traffic: counts what this rank sends to others.
+        pulse: of this process.
     """
 
     def __init__(self, ranks: Sequence[int], world: World, name: str, traffic: Traffic):
@@ -65,6 +79,7 @@ class Group:
         self.place = self.ranks.index(world.rank)
         self.traffic = traffic
         self._handle = world.connect(self.ranks, name) if len(self.ranks) > 1 else None
+        self.pulse = world.pulse
 
     @property
     def size(self) -> int:
@@ -85,16 +100,28 @@ class Group:
         buffer = torch.empty(sum(counts_out), dtype=torch.uint8, device=device)
         self.traffic.add(purpose, sum(counts_in) - counts_in[self.place])
         assert self._handle is not None
-        work = self._handle.alltoall_base(buffer, flat, counts_out, counts_in)
+        with self.pulse.exchange():
+            work = self._handle.alltoall_base(buffer, flat, counts_out, counts_in)
         pieces = buffer.split(counts_out)
         received = [
             piece.view(dtype).view(shape) for piece, shape in zip(pieces, shapes, strict=True)
         ]
-        return Pending([work], received, flat)
+        return Pending([work], received, flat, self.pulse)
 
     def share(self, tensor: Tensor, shapes: Sequence[Shape], purpose: str) -> list[Tensor]:
         """Everyone's tensor, in the order of the ranks; rank i's is of `shapes[i]`."""
         return self.swap([tensor] * self.size, shapes, purpose).wait()
+
+    def collect(self, mine: Tensor, whole: Tensor, purpose: str) -> Pending:
+        """Everyone's tensor of one size, behind each other in `whole`; both flat and of bytes."""
+        assert whole.numel() == self.size * mine.numel()
+        if self.size == 1:
+            return Pending((), [whole.copy_(mine)], None)
+        self.traffic.add(purpose, (self.size - 1) * mine.nbytes)
+        assert self._handle is not None
+        with self.pulse.exchange():
+            work = self._handle._allgather_base(whole, mine)
+        return Pending([work], [whole], mine, self.pulse)
 
     def shift(self, tensor: Tensor, shape: Shape, purpose: str) -> Pending:
         """Send a tensor to the next rank, the last to the first; get one of `shape` from the
@@ -105,22 +132,31 @@ class Group:
         buffer = torch.empty(shape, dtype=tensor.dtype, device=tensor.device)
         self.traffic.add(purpose, tensor.nbytes)
         following, before = (self.place + 1) % self.size, (self.place - 1) % self.size
-        works = self._together(tensor, following, buffer, before)
-        return Pending(works, [buffer], tensor)
+        with self.pulse.exchange():
+            works = self._together(tensor, following, buffer, before)
+        return Pending(works, [buffer], tensor, self.pulse)
 
     def send(self, tensor: Tensor, place: int, purpose: str) -> Pending:
         """Send a tensor to one rank of the group, without waiting for it."""
         assert self._handle is not None
         tensor = tensor.contiguous()
         self.traffic.add(purpose, tensor.nbytes)
-        return Pending([self._handle.send([tensor], place, 0)], [], tensor)
+        with self.pulse.exchange():
+            work = self._handle.send([tensor], place, 0)
+        return Pending([work], [], tensor, self.pulse)
+
+    def expect(self, place: int, shape: Shape, dtype: torch.dtype, device: torch.device) -> Pending:
+        """The tensor that a rank of the group sends here, without waiting for it. What is expected
+        first of a rank is what it sends first."""
+        assert self._handle is not None
+        buffer = torch.empty(shape, dtype=dtype, device=device)
+        with self.pulse.exchange():
+            work = self._handle.recv([buffer], place, 0)
+        return Pending([work], [buffer], None, self.pulse)
 
     def receive(self, place: int, shape: Shape, dtype: torch.dtype, device: torch.device) -> Tensor:
         """The tensor that a rank of the group sent here."""
-        assert self._handle is not None
-        buffer = torch.empty(shape, dtype=dtype, device=device)
-        self._handle.recv([buffer], place, 0).wait()
-        return buffer
+        return self.expect(place, shape, dtype, device).wait()[0]
 
     def _together(self, out: Tensor, to: int, into: Tensor, origin: int) -> list[dist.Work]:
         """A send and a receive that need each other: NCCL has to be told so."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -12,6 +13,7 @@ from mochi.model.dit import AsymmDiT
 from mochi.model.modulation import StepTables
 from mochi.parallel.group import Group, Traffic
 from mochi.parallel.scheme import Scheme
+from mochi.parallel.shares import shares
 from mochi.parallel.tokens import MeshExchange
 from mochi.parallel.world import World
 
@@ -63,12 +65,16 @@ class Mesh:
         )
 
     def install(self, dit: AsymmDiT) -> MeshDit:
-        """Let a network compute its share; every rank holds the same weights."""
-        exchange = MeshExchange(
-            self.ulysses, self.ring, self.tokens, dit.config.heads, dit.attention
-        )
+        """Let a network compute its share; every rank holds the same weights. It may be called
+        again, and takes the place of what another mesh installed."""
+        before = dit.exchange
+        if isinstance(before, MeshExchange) and before.everyone is self.tokens:
+            return MeshDit(dit, self, before)
+        ringed = isinstance(before, MeshExchange) and dit.attention is not before.local
+        local = before.local if isinstance(before, MeshExchange) and ringed else dit.attention
+        exchange = MeshExchange(self.ulysses, self.ring, self.tokens, dit.config.heads, local)
         dit.exchange, dit.attention = exchange, exchange.attention
-        return MeshDit(dit, self)
+        return MeshDit(dit, self, exchange)
 
 
 def _coordinates(scheme: Scheme, index: int) -> tuple[int, int, int]:
@@ -77,11 +83,21 @@ def _coordinates(scheme: Scheme, index: int) -> tuple[int, int, int]:
     return guidance, ring, ulysses
 
 
-class MeshDit:
-    """A network on a mesh, for `sample`: a guided step's passes run on the halves of the mesh."""
+def _nothing() -> None:
+    return
 
-    def __init__(self, dit: AsymmDiT, mesh: Mesh):
-        self.dit, self.mesh = dit, mesh
+
+class MeshDit:
+    """A network on a mesh, for `sample`: a guided step's passes run on the halves of the mesh.
+
+    Attributes:
+        before_step: called by every rank before each step's first pass.
+    """
+
+    def __init__(self, dit: AsymmDiT, mesh: Mesh, exchange: MeshExchange):
+        self.dit, self.mesh, self.exchange = dit, mesh, exchange
+        self.before_step: Callable[[], object] = _nothing
+        self._order: Sequence[TextContext] = ()
 
     def prepare_text(self, text: Tensor, mask: Tensor) -> TextContext:
         """As the network's own."""
@@ -91,11 +107,12 @@ class MeshDit:
         self, sigmas: Sequence[float], contexts: Sequence[TextContext]
     ) -> StepTables | None:
         """As the network's own."""
+        self._order = contexts
         return self.dit.prepare_steps(sigmas, contexts)
 
     def velocity(self, z: Tensor, sigma: Tensor, context: TextContext) -> Tensor:
         """As the network's own."""
-        return self.dit.velocity(z, sigma, context)
+        return self.velocities(z, sigma, [context])[0]
 
     def velocities(
         self,
@@ -106,9 +123,32 @@ class MeshDit:
         before_block: Callable[[], object] | None = None,
     ) -> list[Tensor]:
         """As the network's own; with two halves and two contexts, each half computes one."""
+        self.before_step()
         halves = self.mesh.guidance
-        if halves.size == 1 or len(contexts) != halves.size:
-            return self.dit.velocities(z, sigma, contexts, tables, before_block)
-        mine = [contexts[halves.place]]
-        (found,) = self.dit.velocities(z, sigma, mine, tables, before_block)
-        return halves.share(found, [tuple(found.shape)] * halves.size, GUIDANCE)
+        shared = halves.size > 1 and len(contexts) == halves.size
+        mine = [contexts[halves.place]] if shared else contexts
+        with self._alike(z, len(mine)):
+            found = self.dit.velocities(z, sigma, mine, tables, before_block)
+        shapes = [tuple(found[0].shape)] * halves.size
+        if shared:
+            return halves.share(found[0], shapes, GUIDANCE)
+        if halves.size > 1 and self.dit.shortcut is not None:
+            # Only one half remembers this pass from earlier steps, and may have left blocks out.
+            return [halves.share(found[0], shapes, GUIDANCE)[self._owner(contexts[0])]]
+        return found
+
+    def _owner(self, context: TextContext) -> int:
+        """The half that computes a pass in guided steps."""
+        return next((place for place, c in enumerate(self._order) if c is context), 0)
+
+    @contextmanager
+    def _alike(self, z: Tensor, passes: int) -> Iterator[None]:
+        """All ranks run passes together, or all apart: their tokens may differ by one."""
+        chosen, patch = self.dit.passes, self.dit.config.patch
+        tokens = z.shape[0] * z[0, 0].numel() // patch**2
+        most = shares(tokens, self.mesh.tokens.size)[0]
+        self.dit.passes = "together" if self.dit.runs_together(passes * most) else "apart"
+        try:
+            yield
+        finally:
+            self.dit.passes = chosen

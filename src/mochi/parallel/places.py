@@ -55,7 +55,8 @@ def place_in(environment: Mapping[str, str]) -> Place | None:
     """
     if any(name in environment for name in ("RANK", "WORLD_SIZE")):
         return _of_torchrun(environment)
-    if int(environment.get("SLURM_NTASKS", "1") or 1) > 1 and "SLURM_PROCID" in environment:
+    # srun sets both; the script of a batch job, which runs once, has no number of tasks of a step.
+    if "SLURM_PROCID" in environment and environment.get("SLURM_STEP_NUM_TASKS", "1") != "1":
         return _of_slurm(environment)
     return None
 
@@ -84,7 +85,7 @@ def _of_torchrun(environment: Mapping[str, str]) -> Place | None:
 
 
 def _of_slurm(environment: Mapping[str, str]) -> Place:
-    rank, size = _number(environment, "SLURM_PROCID"), _number(environment, "SLURM_NTASKS")
+    rank, size = _number(environment, "SLURM_PROCID"), _number(environment, "SLURM_STEP_NUM_TASKS")
     nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST", "")
     job = f"{environment.get('SLURM_JOB_ID', '0')}.{environment.get('SLURM_STEP_ID', '0')}"
     port = _FIRST_PORT + zlib.crc32(job.encode()) % _PORTS  # two steps of a job have two

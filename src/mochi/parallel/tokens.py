@@ -5,16 +5,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
 from mochi.model.exchange import Attention
+from mochi.model.kernels import QKV
 from mochi.parallel.group import Group
 from mochi.parallel.moves import gather_partial, gather_replicated, repartition
+from mochi.parallel.overlap import part_spans, parts_of, to_heads, to_tokens
 from mochi.parallel.ring import RingAttention
 from mochi.parallel.shares import shares, spans
 
-SWAP, GATHER, TEXT = "ulysses", "gather", "text heads"
+SWAP, GATHER, TEXT, AGREEMENT = "ulysses", "gather", "text heads", "agreement"
 
 
 class MeshExchange:
@@ -26,6 +30,7 @@ class MeshExchange:
 
     Attributes:
         ulysses, ring, everyone: the groups that this rank is in; `everyone` is in token order.
+        local: the network's own kernel.
         attention: the kernel to give to the network beside this.
     """
 
@@ -33,18 +38,29 @@ class MeshExchange:
         self.ulysses, self.ring, self.everyone = ulysses, ring, everyone
         self._heads = shares(heads, ulysses.size)
         self._ring_attention = RingAttention(ring) if ring.size > 1 else None
+        self.local = local
         self.attention: Attention = self._ring_attention or local
         self._tokens: tuple[int, ...] = ()
+        self._overlap = True
 
     @property
     def overlap(self) -> bool:
-        """Whether keys travel while others are used."""
-        return self._ring_attention is not None and self._ring_attention.overlap
+        """Whether tokens travel while others are computed, and keys while others are used."""
+        return self._overlap
 
     @overlap.setter
     def overlap(self, on: bool) -> None:
+        self._overlap = on
         if self._ring_attention is not None:
             self._ring_attention.overlap = on
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over all visual tokens of means over each rank's own; every rank calls it."""
+        counts = self._tokens
+        shapes = [tuple(values.shape)] * self.everyone.size
+        every = self.everyone.share(values.contiguous(), shapes, AGREEMENT)
+        weighted = [mean * (count / sum(counts)) for mean, count in zip(every, counts, strict=True)]
+        return torch.stack(weighted).sum(dim=0)
 
     def split_tokens(self, x_BNC: Tensor) -> Tensor:
         self._tokens = shares(x_BNC.shape[1], self.everyone.size)
@@ -53,23 +69,36 @@ class MeshExchange:
     def gather_tokens(self, x_BnC: Tensor) -> Tensor:
         return gather_replicated(x_BnC, self.everyone, 1, self._tokens, GATHER)
 
-    def tokens_to_heads(
-        self, q_BnHK: Tensor, k_BnHK: Tensor, v_BnHK: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def token_parts(self, tokens: int) -> list[slice]:
+        return part_spans(tokens, self._parts)
+
+    def tokens_to_heads(self, parts: Iterable[QKV]) -> QKV:
         if self._ring_attention is not None:
             self._ring_attention.visual = tuple(
                 sum(self._group_tokens(place)) for place in range(self.ring.size)
             )
+        tokens, count = self._group_tokens(self.ring.place), self._parts
+        if count > 1:
+            return to_heads(parts, self.ulysses, tokens, self._heads, count, SWAP)
+        (whole,) = parts
         if self.ulysses.size == 1:
-            return q_BnHK, k_BnHK, v_BnHK
-        qkv = torch.stack([q_BnHK, k_BnHK, v_BnHK])
-        tokens = self._group_tokens(self.ring.place)
+            return whole
+        qkv = torch.stack(whole)
         q, k, v = repartition(qkv, self.ulysses, 3, self._heads, 2, tokens, SWAP).unbind(0)
         return q, k, v
 
-    def heads_to_tokens(self, out_BNhK: Tensor) -> Tensor:
-        tokens = self._group_tokens(self.ring.place)
-        return repartition(out_BNhK, self.ulysses, 1, tokens, 2, self._heads, SWAP)
+    def heads_to_tokens(self, out_BNhK: Tensor) -> Iterable[Tensor]:
+        tokens, count = self._group_tokens(self.ring.place), self._parts
+        if count > 1:
+            return to_tokens(out_BNhK, self.ulysses, tokens, self._heads, count, SWAP)
+        return [repartition(out_BNhK, self.ulysses, 1, tokens, 2, self._heads, SWAP)]
+
+    @property
+    def _parts(self) -> int:
+        """In how many parts tokens are exchanged. One where gradients go the same way back."""
+        if not self.overlap or self.ulysses.size == 1 or torch.is_grad_enabled():
+            return 1
+        return parts_of(self._group_tokens(self.ring.place))
 
     def text_heads(self, y_BLHK: Tensor) -> Tensor:
         if self.ulysses.size == 1:

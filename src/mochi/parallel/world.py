@@ -7,7 +7,7 @@ Two worlds may live in one process, and torch's default process group is left al
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Protocol, cast
 
@@ -15,6 +15,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore, Store
+
+from mochi.core.errors import RankError
+from mochi.parallel.pulse import Pulse
 
 PATIENCE = timedelta(minutes=10)
 """How long a rank waits for another inside an operation; a dead one is noticed long before."""
@@ -26,6 +29,8 @@ class Carrier(Protocol):
     def alltoall_base(
         self, output: Tensor, input: Tensor, output_sizes: list[int], input_sizes: list[int]
     ) -> dist.Work: ...
+
+    def _allgather_base(self, output: Tensor, input: Tensor) -> dist.Work: ...
 
     def send(self, tensors: list[Tensor], place: int, tag: int) -> dist.Work: ...
 
@@ -49,6 +54,8 @@ class World:
         size: how many there are.
         device: where its tensors are.
         patience: see `PATIENCE`.
+        address: where other ranks reach this one; None is what the system says.
+        pulse: kept up to date by all exchanges.
     """
 
     store: Store
@@ -56,6 +63,8 @@ class World:
     size: int
     device: torch.device
     patience: timedelta = PATIENCE
+    address: str | None = None
+    pulse: Pulse = field(default_factory=Pulse)
 
     @property
     def backend(self) -> str:
@@ -63,11 +72,32 @@ class World:
         return _BACKENDS[self.device.type]
 
     def connect(self, ranks: Sequence[int], name: str) -> Carrier:
-        """Join a group; every one of its ranks calls this with the same ranks and name."""
+        """Join a group; every one of its ranks calls this with the same ranks and name.
+
+        Raises:
+            RankError: one of them cannot be reached.
+        """
         store = PrefixStore(f"{name}:{','.join(map(str, ranks))}", self.store)
         place = list(ranks).index(self.rank)
+        try:
+            return self._carrier(store, place, len(ranks))
+        except RuntimeError as error:
+            first = str(error).partition("\n")[0]
+            others = ", ".join(str(rank) for rank in ranks if rank != self.rank)
+            raise RankError(
+                f"rank {self.rank} cannot reach the ranks {others} at {self.address or 'its host'} "
+                f"(a firewall, or the wrong network?): {first}",
+                self.rank,
+            ) from error
+
+    def _carrier(self, store: Store, place: int, size: int) -> Carrier:
         if self.backend == "nccl":
             options = dist.ProcessGroupNCCL.Options()
             options._timeout = self.patience
-            return cast(Carrier, dist.ProcessGroupNCCL(store, place, len(ranks), options))
-        return cast(Carrier, dist.ProcessGroupGloo(store, place, len(ranks), self.patience))
+            return cast(Carrier, dist.ProcessGroupNCCL(store, place, size, options))
+        if self.address is None:
+            return cast(Carrier, dist.ProcessGroupGloo(store, place, size, self.patience))
+        plain = dist.ProcessGroupGloo._Options()
+        plain._timeout = self.patience
+        plain._devices = [dist.ProcessGroupGloo.create_device(hostname=self.address)]
+        return cast(Carrier, dist.ProcessGroupGloo(store, place, size, plain))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from mochi.core.errors import RequestError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+_CPU_RANKS = 16
 
 LARGE_BYTES = 2**30
 """Smaller networks gain nothing by less precision."""
@@ -34,6 +38,34 @@ def pick_device(name: str) -> torch.device:
     if name not in present:
         raise RequestError("device", name, "is not on this machine", ", ".join(["auto", *present]))
     return torch.device(name)
+
+
+def pick_devices(name: str, count: int) -> list[torch.device]:
+    """Devices of this machine to share one video.
+
+    Args:
+        name: `cpu` for that many processes on it; `cuda`, or `auto`, for the first GPUs.
+        count: how many.
+
+    Raises:
+        RequestError: there are not so many, or `name` is a single one.
+    """
+    if count < 1:
+        raise RequestError("devices", count, "is not a positive number", 1)
+    if name == "cpu":
+        most = max(_CPU_RANKS, os.cpu_count() or 1)
+        if count > most:
+            raise RequestError("devices", count, "are too many processes for this processor", most)
+        return [torch.device("cpu")] * count
+    if name not in ("auto", "cuda"):
+        rule = f"is one device, and devices is {count}"
+        raise RequestError("device", name, rule, "cuda, cpu or auto")
+    present = torch.cuda.device_count()
+    if count > present:
+        found = f"{present} GPUs" if present > 1 else "one GPU" if present else "no GPU"
+        rule = f"are more than this machine has: {found}"
+        raise RequestError("devices", count, rule, f"{max(1, present)}, or --device cpu")
+    return [torch.device("cuda", index) for index in range(count)]
 
 
 def pick_dtype(

@@ -29,6 +29,7 @@ class WornLora:
     Attributes:
         name: what the pipeline calls it.
         source: where it came from: a name on the hub, or the file's own name without its folder.
+        path: its file or folder.
         lora: its matrices.
         scale: how much of it.
         mode: computed beside the weights, or put into them.
@@ -36,6 +37,7 @@ class WornLora:
 
     name: str
     source: str
+    path: Path
     lora: Lora
     scale: float
     mode: LoraMode
@@ -104,7 +106,8 @@ class Loras:
             if worn.sha256 == lora.sha256:
                 rule = f"is on already, as {worn.name!r}; change its scale instead"
                 raise RequestError("lora", source, rule, f"set_lora_scale({worn.name!r}, ...)")
-        worn = WornLora(name or self._free(Path(source).stem or source), source, lora, scale, mode)
+        called = name or self._free(Path(source).stem or source)
+        worn = WornLora(called, source, path, lora, scale, mode)
         if mode == "merged":
             on_event(Notice(f"{worn.name}: {self._cost(lora)}"))
         if self._adapters is not None:

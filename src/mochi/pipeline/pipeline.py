@@ -22,31 +22,26 @@ from mochi.core.errors import DoesNotFitError, RequestError
 from mochi.core.events import CancelToken, OnEvent, ignore
 from mochi.core.request import GenerateRequest
 from mochi.core.sizes import VideoSize
-from mochi.core.speed import Speed
-from mochi.memory.modes import AUTO, Mode, check_mode
+from mochi.memory.modes import Mode
 from mochi.memory.plan import Plan
 from mochi.pipeline.adapted import Adapted
 from mochi.pipeline.budget import Budget
 from mochi.pipeline.clip import Clip, Rendered
-from mochi.pipeline.defaults import ModelCard, read_card
-from mochi.pipeline.devices import pick_device, pick_dtype
-from mochi.pipeline.given import PartNames
+from mochi.pipeline.defaults import ModelCard
 from mochi.pipeline.job import Job
 from mochi.pipeline.latents import StoredLatents
-from mochi.pipeline.lora_spec import LoraGiven, checked_mode, lora_spec
-from mochi.pipeline.models import Hub, find_model
 from mochi.pipeline.parts import Parts, Precision
-from mochi.pipeline.places import NANO
 from mochi.pipeline.prompts import Prompts
 from mochi.pipeline.record import make_record
 from mochi.pipeline.roundtrip import round_trip
 from mochi.pipeline.run import Inputs, Run, TakeFrames
 from mochi.pipeline.settings import make_request
+from mochi.pipeline.share import Alone, Share
 from mochi.pipeline.watch import Watch
 from mochi.sampling.guidance import Wrap
 from mochi.text.features import TextFeatures
 from mochi.video.writer import open_writer
-from mochi.weights.folder import ModelFiles, open_part
+from mochi.weights.folder import ModelFiles
 
 _RANDOM_SEEDS = 2**32
 
@@ -76,103 +71,6 @@ class RequestSettings(TypedDict, total=False):
     like: Mapping[str, Any] | None
 
 
-def load(
-    model: str | Path | None = None,
-    *,
-    dit: str | Path | None = None,
-    vae: str | Path | None = None,
-    text_encoder: str | Path | None = None,
-    tokenizer: str | Path | None = None,
-    device: str = "auto",
-    dtype: str = "auto",
-    dequantize: bool = False,
-    int8: bool = False,
-    text_dtype: str = "float32",
-    memory: str = AUTO,
-    speed: Speed | None = None,
-    loras: Sequence[LoraGiven] = (),
-    lora_mode: str = "live",
-    hub: Hub | None = None,
-    on_event: OnEvent = ignore,
-) -> Pipeline:
-    """A model, ready to generate. Its weights are read when a stage first needs them.
-
-    Args:
-        model: `nano` (also when nothing is said); a folder with original, diffusers or ComfyUI
-            files; one file: a transformer (what it lacks is looked for beside it), an all-in-one, a
-            .gguf; or a name on the hub, `owner/name` or `owner/name/FILE`, which is fetched where
-            it is not on this machine yet.
-        dit, vae, text_encoder, tokenizer: these parts from elsewhere: files, folders or names on
-            the hub. With `dit` alone, the others are looked for beside it.
-        device: `auto`, or one of `mochi.pipeline.devices.present_devices()`.
-        dtype: of the networks: `auto` (see `mochi.pipeline.devices.pick_dtype`), `float32` or
-            `bfloat16`.
-        dequantize: decode quantised weights when they are loaded: faster, and as large as plain
-            ones. Otherwise they stay as small as they are stored; both give the same numbers.
-        int8: multiply in 8-bit integers in the blocks of the transformer: lossy, see
-            `docs/speed.md`.
-        text_dtype: of the text encoder: `float32` (the published recipe), `bfloat16`.
-        memory: how much of the model is in memory at once: `high`, `balanced`, `low`, `minimal`, or
-            `auto`, which is as fast as the memory that is free allows.
-        speed: which fast paths are taken; None takes all that this machine gains from. Every choice
-            gives the same video within rounding.
-        loras: adapters to put on: files, folders or names on the hub, each alone or with a scale,
-            as `("style.safetensors", 0.8)` or `"style.safetensors:0.8"`.
-        lora_mode: `live` or `merged`, see `Pipeline.add_lora`.
-        hub: where to fetch from, when not from the public hub.
-        on_event: told about a download, and what was found where.
-
-    Raises:
-        RequestError: no such model, device, dtype or adapter; lists those there are.
-        WeightsError: the folder holds no whole model, or an adapter does not fit it.
-        DownloadError: the hub does not deliver.
-    """
-    place = pick_device(device)
-    text = pick_dtype("text_dtype", text_dtype, place) or torch.float32
-    pick_dtype("dtype", dtype, place)  # an unknown one is refused before a model is fetched
-    mode = check_mode(memory)
-    specs, worn = [lora_spec(given) for given in loras], checked_mode(lora_mode)
-    parts = PartNames.of(dit=dit, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer)
-    files = find_model(None if model is None else str(model), hub, on_event, parts)
-    name = str(model or dit or NANO)
-    pipe = open_model(files, name, place, dtype, text, mode, dequantize=dequantize, int8=int8)
-    pipe.parts.speed = speed or Speed()
-    for spec in specs:
-        pipe.add_lora(spec.source, spec.scale, mode=spec.mode or worn, hub=hub, on_event=on_event)
-    return pipe
-
-
-def open_model(
-    files: ModelFiles,
-    name: str,
-    device: torch.device,
-    dtype: str = "auto",
-    text_dtype: torch.dtype = torch.float32,
-    memory: Mode | None = None,
-    *,
-    dequantize: bool = False,
-    int8: bool = False,
-) -> Pipeline:
-    """A pipeline on files that were found; `auto` is the dtype of the model's card, if it has one.
-
-    Raises:
-        WeightsError: the card is wrong.
-        RequestError: there is no such dtype.
-    """
-    card = read_card(files.card)
-    chosen = card.dtype if dtype == "auto" else dtype
-    dit = open_part("dit", files.dit)
-    networks = pick_dtype("dtype", chosen, device, dit.nbytes, dit.main_kind)
-    return Pipeline(
-        files,
-        card,
-        name=name,
-        device=device,
-        precision=Precision(networks, text_dtype, dequantize, int8),
-        memory=memory,
-    )
-
-
 class Pipeline(Adapted):
     """One model on one device. Not thread safe: one run at a time.
 
@@ -182,6 +80,7 @@ class Pipeline(Adapted):
         card: its name, licence and default settings.
         budget: what runs take, and what there is.
         parts: its networks, loaded or not.
+        share: what this process does of a run.
     """
 
     def __init__(
@@ -199,6 +98,7 @@ class Pipeline(Adapted):
         self.card = card
         self.parts = Parts(files, device, precision)
         self.budget = Budget(self.parts, memory)
+        self.share: Share = Alone()
         self._prompts = Prompts(self.parts)
 
     @property
@@ -265,8 +165,9 @@ class Pipeline(Adapted):
         watch = Watch(on_event, cancel or CancelToken())
         inputs = Inputs(embeddings, latents, preview, wrap)
         chunks: list[np.ndarray] = []
-        facts = self._run(self._prepared(request, inputs, watch), chunks.append)
-        return Clip(frames=np.concatenate(chunks), **facts)
+        facts = self.finish_run(self.prepare_run(request, inputs, watch), chunks.append)
+        nothing = np.zeros((0, request.height, request.width, 3), np.uint8)
+        return Clip(frames=np.concatenate([nothing, *chunks]), **facts)
 
     def generate_to(
         self,
@@ -294,13 +195,13 @@ class Pipeline(Adapted):
         """
         request = self.request(prompt, **settings)
         watch = Watch(on_event, cancel or CancelToken())
-        run = self._prepared(request, Inputs(embeddings, latents, preview, wrap), watch)
+        run = self.prepare_run(request, Inputs(embeddings, latents, preview, wrap), watch)
         size, record = (request.height, request.width), self._record(run)
         with ExitStack() as output:
             writer = output.enter_context(
                 open_writer(path, request.fps, size, record, overwrite=overwrite)
             )
-            facts = self._run(run, writer.write)
+            facts = self.finish_run(run, writer.write)
             with watch.phase("write"):
                 output.close()
         return Rendered(**facts)
@@ -351,6 +252,10 @@ class Pipeline(Adapted):
         defaults = self.card.settings
         size = VideoSize(defaults.frames, defaults.height, defaults.width)
         self.budget.arrange(self.budget.sketch(Job(size, defaults.steps)))
+        self.read_ahead(prompts)
+
+    def read_ahead(self, prompts: Sequence[str]) -> None:
+        """Encode prompts, with the networks held as they are."""
         self._prompts.encode(prompts)
 
     def token_count(self, prompt: str) -> int:
@@ -361,12 +266,13 @@ class Pipeline(Adapted):
         request = self.request(prompt, **settings)
         return Run(self.parts, self._prompts, self.budget, request, Inputs(), Watch()).job
 
-    def _prepared(self, request: GenerateRequest, inputs: Inputs, watch: Watch) -> Run:
-        run = Run(self.parts, self._prompts, self.budget, request, inputs, watch)
+    def prepare_run(self, request: GenerateRequest, inputs: Inputs, watch: Watch) -> Run:
+        """A run that can work; raises as `generate` where it cannot."""
+        run = Run(self.parts, self._prompts, self.budget, request, inputs, watch, self.share)
         run.prepare()
         return run
 
-    def _run(self, run: Run, take: TakeFrames) -> dict[str, Any]:
+    def finish_run(self, run: Run, take: TakeFrames) -> dict[str, Any]:
         """The stages in their order; returns the fields of `Rendered`."""
         text = run.read_prompts()
         latents = run.denoise(text)
@@ -388,13 +294,13 @@ class Pipeline(Adapted):
         }
 
     def _record(self, run: Run) -> dict[str, Any]:
-        dtype = self.parts.blueprint("dit").dtype
+        dtype, precision = self.parts.blueprint("dit").dtype, self.parts.precision
         return make_record(
             run.request,
             model_hash=self.model_hash,
             device=self.device.type,
             dtype=str(dtype).removeprefix("torch.")
-            + ("+int8" if self.parts.precision.int8 else ""),
+            + ("" if precision.exact else f"+{precision.products}"),
             loras=self.parts.loras.record(),
             **run.inputs.hashes(),
         )

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mochi.core.errors import SamplingError
 from mochi.core.latents import DitLatent, LatentStats
 from mochi.model.decoder import Decoder
 
@@ -46,6 +47,17 @@ def fit_preview(decoder: Decoder, stats: LatentStats) -> Callable[[Tensor], np.n
 def to_uint8(pixels: Tensor) -> Tensor:
     """Pixels in [-1, 1] to uint8: `(x + 1) / 2`, clamped to [0, 1], rounded to 255 (SPEC 4)."""
     return ((pixels.float() + 1) / 2).clamp(0, 1).mul(255).round().to(torch.uint8)
+
+
+def checked_uint8(pixels: Tensor) -> Tensor:
+    """As `to_uint8`, for what a decoder made.
+
+    Raises:
+        SamplingError: a pixel is NaN or infinite.
+    """
+    if not torch.isfinite(pixels).all():
+        raise SamplingError("the decoder made NaN or infinite pixels; try --dtype float32")
+    return to_uint8(pixels)
 
 
 def _samples(channels: int) -> Tensor:

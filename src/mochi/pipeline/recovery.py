@@ -20,12 +20,15 @@ class Recovery:
 
     One run has one second chance: what is planned too small twice is planned wrongly, and the
     user should hear of it.
+
+    Attributes:
+        used: whether it was taken already.
     """
 
-    def __init__(self, parts: Parts, watch: Watch):
+    def __init__(self, parts: Parts, watch: Watch, used: bool = False):
         self._parts = parts
         self._watch = watch
-        self.used = False
+        self.used = used
 
     def attempt(self, stage: Stage, after: Sequence[Stage], work: Callable[[], T]) -> T:
         """Do the work of a stage; if the memory runs out, once more with less of it.
@@ -39,7 +42,8 @@ class Recovery:
             DoesNotFitError: there was not enough memory the second time either.
         """
         mode = smaller(self._parts.mode(STAGE_PARTS[stage]))
-        if self.used or mode is None or self._parts.precision.int8:  # possible in one mode alone
+        in_one_mode_alone = not self._parts.precision.exact
+        if self.used or mode is None or in_one_mode_alone:
             return work()
         try:
             return work()

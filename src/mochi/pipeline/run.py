@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mochi.core.economy import StepCache
-from mochi.core.errors import RequestError, SamplingError
+from mochi.core.errors import RequestError
 from mochi.core.events import FramesDone
 from mochi.core.latents import MOCHI_STATS, DitLatent
 from mochi.core.request import GenerateRequest
@@ -21,9 +21,10 @@ from mochi.pipeline.budget import Budget
 from mochi.pipeline.job import Job
 from mochi.pipeline.latents import StoredLatents
 from mochi.pipeline.parts import Parts
-from mochi.pipeline.preview import fit_preview, to_uint8
+from mochi.pipeline.preview import checked_uint8, fit_preview
 from mochi.pipeline.prompts import Conditioning, Prompts
 from mochi.pipeline.recovery import Recovery
+from mochi.pipeline.share import Alone, Share
 from mochi.pipeline.speed import tune
 from mochi.pipeline.watch import Watch
 from mochi.sampling.economy import every_nth_linear, step_cache
@@ -104,11 +105,13 @@ class Run:
         request: GenerateRequest,
         inputs: Inputs,
         watch: Watch,
+        share: Share | None = None,
     ):
         self.parts, self.prompts, self.budget = parts, prompts, budget
         self.request, self.inputs, self.watch = request, inputs, watch
+        self.share: Share = share or Alone()
         self.schedule = Schedule.of(request, inputs.latents.sigma if inputs.latents else 1.0)
-        self.recovery = Recovery(parts, watch)
+        self.recovery = Recovery(parts, watch, used=not self.share.second_chance)
         self._frames_taken = 0
 
     def prepare(self) -> None:
@@ -124,7 +127,7 @@ class Run:
             self.inputs.latents.checked(self.request, config.latent_channels)
         if self.inputs.embeddings is not None:
             _check_embeddings(self.inputs.embeddings, config.text_features)
-        self.budget.arrange(self.budget.plan(self.job), self.watch.notice)
+        self.share.arrange(self.budget, self.job, self.parts, self.watch.notice)
 
     @property
     def job(self) -> Job:
@@ -147,7 +150,8 @@ class Run:
         """Noise, or the given latents, to finished latents."""
         if not self.schedule.sigmas:
             with self.watch.phase("load"):
-                self.parts.decoder()
+                if self.share.decodes:
+                    self.parts.decoder()
             return StoredLatents(DitLatent(self._start()))
         return self.recovery.attempt("denoise", ("decode",), lambda: self._denoise(text))
 
@@ -157,16 +161,20 @@ class Run:
 
     def _read_prompts(self) -> Conditioning:
         with self.watch.phase("text"):
-            given = self.inputs.embeddings
-            if given is None:
-                return self.prompts.conditioning(self.request)
-            return self.prompts.completed(given, self.request.negative_prompt)
+            return self.share.conditioning(self._conditioning)
+
+    def _conditioning(self) -> Conditioning:
+        given = self.inputs.embeddings
+        if given is None:
+            return self.prompts.conditioning(self.request)
+        return self.prompts.completed(given, self.request.negative_prompt)
 
     def _load(self) -> None:
         """Bring the transformer into memory, and look at the decoder before the long part."""
         with self.watch.phase("load"):
-            self.parts.decoder()
-            self.parts.done_with("decoder")
+            if self.share.decodes:
+                self.parts.decoder()
+                self.parts.done_with("decoder")
             self.parts.dit()
 
     def _denoise(self, text: Conditioning) -> StoredLatents:
@@ -177,10 +185,11 @@ class Run:
         positive, negative = text.positive.to(device), text.negative.to(device)
         dit, cache = self.parts.dit(), StepCache.parse(self.request.step_cache)
         tune(dit, self.parts.speed, self.request.size.latent.tokens, self.watch.notice)
+        network, agree = self.share.network(dit)
         total = len(self.schedule.sigmas) - 1
-        with self.watch.phase("denoise", total=total), step_cache(dit, cache) as count:
+        with self.watch.phase("denoise", total=total), step_cache(dit, cache, agree) as count:
             z = sample(
-                dit,
+                network,
                 start.to(device),
                 positive.features,
                 positive.mask,
@@ -215,7 +224,7 @@ class Run:
         total, seen = self.request.frames, 0
         with self.watch.phase("decode", total=total), torch.no_grad():
             z = MOCHI_STATS.denormalize(latents.latent).tensor.to(self.parts.device)
-            for pixels in self.parts.decoder().stream(z):
+            for pixels in self.share.pixels(self.parts.decoder, z):
                 self.watch.cancel.check()
                 frames = to_frames(pixels)
                 new = frames[max(0, self._frames_taken - seen) :]  # a second attempt starts over
@@ -247,14 +256,15 @@ class Run:
 
 
 def to_frames(pixels_BCTHW: Tensor) -> np.ndarray:
-    """Decoded pixels of one video, `(1, 3, n, H, W)` in about [-1, 1], to uint8 `(n, H, W, 3)`.
+    """Decoded pixels of one video, `(1, 3, n, H, W)`, uint8 or in about [-1, 1], to uint8
+    `(n, H, W, 3)`.
 
     Raises:
         SamplingError: a pixel is NaN or infinite.
     """
-    if not torch.isfinite(pixels_BCTHW).all():
-        raise SamplingError("the decoder made NaN or infinite pixels; try --dtype float32")
-    frames: np.ndarray = to_uint8(pixels_BCTHW[0].permute(1, 2, 3, 0)).contiguous().cpu().numpy()
+    done = pixels_BCTHW.dtype is torch.uint8
+    pixels = pixels_BCTHW if done else checked_uint8(pixels_BCTHW)
+    frames: np.ndarray = pixels[0].permute(1, 2, 3, 0).contiguous().cpu().numpy()
     return frames
 
 

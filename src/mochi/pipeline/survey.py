@@ -19,7 +19,8 @@ from mochi.model.attention import KERNELS
 from mochi.model.fast import make_kernels
 from mochi.pipeline.devices import pick_device, present_devices
 from mochi.pipeline.models import Hub, present_models
-from mochi.pipeline.pipeline import Pipeline, open_model
+from mochi.pipeline.opening import open_model
+from mochi.pipeline.pipeline import Pipeline
 from mochi.weights.folder import ModelFiles
 
 _PACKAGES = ("torch", "transformers", "av", "huggingface_hub", "safetensors", "numpy", "typer")

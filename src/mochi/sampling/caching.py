@@ -21,7 +21,8 @@ Agree = Callable[[Tensor], Tensor]
 """The mean over devices of a number: all must decide alike. On one device, the number itself."""
 
 
-def _alone(value: Tensor) -> Tensor:
+def alone(value: Tensor) -> Tensor:
+    """The `Agree` of one device."""
     return value
 
 
@@ -54,7 +55,7 @@ class FirstBlockCache:
         agree: see `Agree`.
     """
 
-    def __init__(self, threshold: float, agree: Agree = _alone):
+    def __init__(self, threshold: float, agree: Agree = alone):
         self.threshold, self.agree, self.count = threshold, agree, CacheCount()
         self._passes: dict[int, _Pass] = {}
 
@@ -98,7 +99,7 @@ class TeaCache:
         agree: see `Agree`.
     """
 
-    def __init__(self, threshold: float, polynomial: Sequence[float], agree: Agree = _alone):
+    def __init__(self, threshold: float, polynomial: Sequence[float], agree: Agree = alone):
         self.threshold, self.agree, self.count = threshold, agree, CacheCount()
         self.polynomial = tuple(polynomial)
         self._passes: dict[int, _Pass] = {}
@@ -135,7 +136,7 @@ class TeaCache:
         return abs(value)
 
 
-def relative_change(now: Tensor, before: Tensor, agree: Agree = _alone) -> float:
+def relative_change(now: Tensor, before: Tensor, agree: Agree = alone) -> float:
     """Mean absolute difference over mean absolute value, in float32."""
     difference = (now.float() - before.float()).abs().mean()
     sizes = agree(torch.stack([difference, before.float().abs().mean()]))

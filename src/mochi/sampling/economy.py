@@ -11,7 +11,7 @@ from torch import Tensor
 from mochi.core.economy import StepCache
 from mochi.core.errors import RequestError
 from mochi.model.shortcut import Shortcut
-from mochi.sampling.caching import CacheCount, FirstBlockCache, TeaCache
+from mochi.sampling.caching import Agree, CacheCount, FirstBlockCache, TeaCache, alone
 from mochi.sampling.guidance import Velocity, Wrap
 
 MOCHI_1_POLYNOMIAL = (
@@ -32,12 +32,15 @@ class TakesShortcut(Protocol):
 
 
 @contextmanager
-def step_cache(dit: TakesShortcut, cache: StepCache | None) -> Iterator[CacheCount]:
+def step_cache(
+    dit: TakesShortcut, cache: StepCache | None, agree: Agree = alone
+) -> Iterator[CacheCount]:
     """Let a network use a step cache within a `with` block, which is one run.
 
     Args:
         dit: the network.
         cache: which, and its threshold; None for none.
+        agree: how devices that share the tokens come to one decision.
 
     Yields:
         What was computed and what was spared, counted as the run goes.
@@ -47,9 +50,9 @@ def step_cache(dit: TakesShortcut, cache: StepCache | None) -> Iterator[CacheCou
         return
     made: FirstBlockCache | TeaCache
     if cache.kind == "first-block":
-        made = FirstBlockCache(cache.threshold)
+        made = FirstBlockCache(cache.threshold, agree)
     else:
-        made = TeaCache(cache.threshold, MOCHI_1_POLYNOMIAL)
+        made = TeaCache(cache.threshold, MOCHI_1_POLYNOMIAL, agree)
     dit.shortcut = made
     try:
         yield made.count

@@ -1,0 +1,134 @@
+"""Where the ranks of a run find each other, and make sure that they want the same."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore, Store
+
+from mochi.core.errors import RankError
+
+LOOPBACK = "127.0.0.1"
+COME_SECONDS = 300.0
+"""How long ranks wait for those that have not come."""
+
+_STEP_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """The address of a store that all ranks reach, and the part of it that is theirs."""
+
+    host: str
+    port: int
+    run: str = "mochi"
+
+    def join(self, seconds: float = COME_SECONDS) -> Store:
+        """A connection of the caller's own.
+
+        Raises:
+            RankError: nobody answers there.
+        """
+        try:
+            store = dist.TCPStore(
+                self.host, self.port, is_master=False, timeout=timedelta(seconds=seconds)
+            )
+        except (RuntimeError, ValueError) as error:
+            raise RankError(
+                f"nobody answers at {self.host}:{self.port}, where the ranks were to meet "
+                f"(waited {seconds:.0f} s): is the first rank running, and is the way open?"
+            ) from error
+        return PrefixStore(self.run, store)
+
+    @property
+    def address(self) -> str:
+        """This machine's, as those see it who come there."""
+        if self.host in (LOOPBACK, "localhost"):
+            return LOOPBACK
+        with suppress(OSError):
+            family, kind, _, _, where = socket.getaddrinfo(
+                self.host, self.port, type=socket.SOCK_DGRAM
+            )[0]
+            with socket.socket(family, kind) as probe:
+                probe.connect(where)  # sends nothing
+                return str(probe.getsockname()[0])
+        return LOOPBACK
+
+
+def hold_meeting(
+    host: str = LOOPBACK, port: int = 0, run: str = "mochi"
+) -> tuple[dist.TCPStore, Meeting]:
+    """A store in this process, for as long as it is held; port 0 takes one that is free.
+
+    Raises:
+        RankError: the port is taken, or the address is not this machine's.
+    """
+    try:
+        store = dist.TCPStore(host, port, is_master=True, wait_for_workers=False)
+    except (RuntimeError, ValueError) as error:
+        first = str(error).partition("\n")[0]
+        hint = "another run uses it; set MASTER_PORT to a free one"
+        raise RankError(f"no rank can meet at {host}:{port}: {hint} ({first})") from error
+    return store, Meeting(host, store.port, run)
+
+
+def compare(
+    store: Store,
+    name: str,
+    rank: int,
+    size: int,
+    facts: Mapping[str, str],
+    seconds: float = COME_SECONDS,
+) -> None:
+    """Make sure that all ranks agree about some facts; all of them call this.
+
+    Args:
+        store: of the run.
+        name: of this comparison, a new one each time.
+        rank, size: of the caller, and how many there are.
+        facts: words by what they are about.
+        seconds: how long to wait for the others.
+
+    Raises:
+        RankError: a rank did not come, or says something else.
+    """
+    store.set(f"{name}/{rank}", json.dumps(dict(facts)))
+    _wait_for_all(store, name, size, seconds)
+    first = json.loads(store.get(f"{name}/0"))
+    for other in range(1, size):
+        theirs = json.loads(store.get(f"{name}/{other}"))
+        for fact in sorted(first.keys() | theirs.keys()):
+            if first.get(fact) != theirs.get(fact):
+                raise RankError(
+                    f"rank {other} is not like rank 0: {fact} is {_shown(theirs.get(fact))} "
+                    f"there and {_shown(first.get(fact))} on rank 0",
+                    other,
+                )
+
+
+def _wait_for_all(store: Store, name: str, size: int, seconds: float) -> None:
+    left, missing = seconds, [f"{name}/{rank}" for rank in range(size)]
+    while missing:
+        try:
+            store.wait(missing[:1], timedelta(seconds=min(_STEP_SECONDS, left)))
+            missing.pop(0)
+        except RuntimeError as error:
+            left -= _STEP_SECONDS
+            if left <= 0 or "imeout" not in str(error):
+                absent = [key.rpartition("/")[2] for key in missing if not store.check([key])]
+                ranks = ", ".join(absent) or "the others"
+                rank = int(absent[0]) if absent else None
+                raise RankError(
+                    f"rank {ranks} of {size} did not come within {seconds:.0f} s", rank
+                ) from error
+
+
+def _shown(value: object) -> str:
+    text = "nothing" if value is None else str(value)
+    return text if len(text) <= 60 else text[:60] + "..."
