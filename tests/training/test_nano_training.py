@@ -10,13 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-import mochi.training.nano.dit as dit_module
 import mochi.training.nano.latents as latents_module
-import mochi.training.nano.vae as vae_module
 from mochi.core.config import DecoderConfig, DiTConfig, EncoderConfig, ModelConfig
 from mochi.core.latents import MOCHI_STATS
 from mochi.core.sizes import VideoSize
-from mochi.training.checkpoint import save_progress
+from mochi.training.checkpoints import Checkpoints
 from mochi.training.nano.dit import TextToLatent, rotary_frequencies, train_dit
 from mochi.training.nano.export import latent_scale, scale_decoder, scale_encoder
 from mochi.training.nano.latents import LatentSet, latent_set, training_scenes
@@ -40,16 +38,17 @@ class Stop(Exception):
     """Somebody pulled the plug."""
 
 
-def stopping(after: int) -> Callable[..., None]:
-    """Saves progress like the real one, and pulls the plug after so many times."""
-    saves = 0
+def stopping(after: int) -> Callable[..., Path]:
+    """Saves like the real one, and pulls the plug after so many times."""
+    saves, save = 0, Checkpoints.save
 
-    def save_and_stop(*arguments: Any) -> None:
+    def save_and_stop(*arguments: Any) -> Path:
         nonlocal saves
-        save_progress(*arguments)
+        path = save(*arguments)
         saves += 1
         if saves == after:
             raise Stop
+        return path
 
     return save_and_stop
 
@@ -61,7 +60,7 @@ def test_the_autoencoder_resumes_bit_for_bit(
     for stop_after in (1, 3, 4):
         folder = tmp_path / str(stop_after)
         with monkeypatch.context() as patch:
-            patch.setattr(vae_module, "save_progress", stopping(stop_after))
+            patch.setattr(Checkpoints, "save", stopping(stop_after))
             with pytest.raises(Stop):
                 train_vae(TOY, VAE, folder)
         resumed = train_vae(TOY, VAE, folder)
@@ -138,7 +137,7 @@ def test_the_transformer_learns_and_resumes_bit_for_bit(
     assert seen[-1] < 0.8 * seen[0]
 
     with monkeypatch.context() as patch:
-        patch.setattr(dit_module, "save_progress", stopping(1))
+        patch.setattr(Checkpoints, "save", stopping(1))
         with pytest.raises(Stop):
             train_dit(TOY.dit, TEXT, recipe, latents, tokenizer, tmp_path / "resumed")
     resumed = train_dit(TOY.dit, TEXT, recipe, latents, tokenizer, tmp_path / "resumed")

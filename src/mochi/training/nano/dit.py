@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,13 @@ from mochi.core.config import DiTConfig, T5Size
 from mochi.model.dit import AsymmDiT
 from mochi.model.exchange import attend_by_matmul
 from mochi.text.t5 import build_t5
-from mochi.training.checkpoint import resume, save_progress
 from mochi.training.ema import WeightAverage
 from mochi.training.muon import Muon
 from mochi.training.nano.latents import LatentSet
 from mochi.training.nano.recipe import DitRecipe, TextRecipe
+from mochi.training.nano.stage import Report, train_task
 from mochi.training.shapes.captions import canonical, paraphrase
-
-Report = Callable[[dict[str, float]], None]
+from mochi.training.task import Loop, Outcome, Piece
 
 
 class TextToLatent(nn.Module):
@@ -96,12 +94,75 @@ def make_optimizer(model: TextToLatent, recipe: DitRecipe) -> Muon:
             outside.append(parameter)
         else:
             inside.append(parameter)
+    kinds = ((inside, False, 1.0), (outside, True, 1.0), (slow, True, 0.02))
     groups = [
-        {"params": inside, "scale": 1.0},
-        {"params": outside, "adam": True, "scale": 1.0},
-        {"params": slow, "adam": True, "scale": 0.02},
+        {
+            "params": parameters,
+            "adam": adam,
+            "base_lr": recipe.learning_rate * scale,
+            "base_adam_lr": recipe.adam_rate * scale,
+        }
+        for parameters, adam, scale in kinds
     ]
     return Muon(groups, lr=recipe.learning_rate, adam_lr=recipe.adam_rate)
+
+
+class NanoDit:
+    """The transformer and its text encoder as a task: rectified flow with captions of the world.
+
+    Every step draws its rows, captions and noise from (seed, step).
+
+    Args:
+        model: on its device.
+        recipe: batches, captions, precision.
+        latents: the encoded scenes.
+        tokenizer: of the world's words.
+    """
+
+    drops = False
+
+    def __init__(self, model: TextToLatent, recipe: DitRecipe, latents: LatentSet, tokenizer: Any):
+        self.parameters = dict(model.named_parameters())
+        self._model, self._recipe = model, recipe
+        self._latents, self._tokenizer = latents, tokenizer
+
+    def names(self, step: int) -> tuple[str, ...]:
+        return (f"the scenes of step {step + 1}",)
+
+    def begin(self, step: int, average: WeightAverage | None) -> None:
+        """Nothing changes on the way."""
+
+    def pieces(self, step: int) -> Iterator[Piece]:
+        yield lambda: self._outcome(step)
+
+    def _outcome(self, step: int) -> Outcome:
+        recipe, latents = self._recipe, self._latents
+        rng = np.random.default_rng([recipe.seed, step])
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        rows = rng.integers(len(latents.scenes), size=recipe.batch).tolist()
+        tokens = self._tokens(rows, rng, step)
+        clean = latents.draw(rows, generator)
+        noise = torch.randn(clean.shape, generator=generator)
+        # One sigma from each of `batch` equal parts of [0, 1]: uniform, with less chance in it.
+        sigma = (torch.arange(recipe.batch) + torch.rand(recipe.batch, generator=generator)) / (
+            recipe.batch
+        )
+        sigma_BCTHW = sigma.view(-1, 1, 1, 1, 1)
+        noisy = (1 - sigma_BCTHW) * clean + sigma_BCTHW * noise
+        keep = torch.rand(recipe.batch, generator=generator) >= recipe.caption_dropout
+        inputs = (noisy, sigma, tokens["input_ids"], tokens["attention_mask"], keep)
+        device = self._model.dit.pos_frequencies.device
+        velocity = _forward(self._model, recipe.bf16, *(tensor.to(device) for tensor in inputs))
+        loss = (velocity - (clean - noise).to(device)).square().mean()
+        return Outcome(loss, (0,), loss.detach().view(1))
+
+    def _tokens(self, rows: list[int], rng: np.random.Generator, step: int) -> Any:
+        share = self._recipe.paraphrase_share(step)
+        scenes = [self._latents.scenes[row] for row in rows]
+        captions = [
+            paraphrase(scene, rng) if rng.random() < share else canonical(scene) for scene in scenes
+        ]
+        return self._tokenizer(captions, padding=True, return_tensors="pt")
 
 
 def train_dit(
@@ -114,70 +175,21 @@ def train_dit(
     report: Report | None = None,
     device: str = "cpu",
 ) -> TextToLatent:
-    """Train, or go on from `folder/dit.pt`, and return the averaged networks.
-
-    Every step draws its rows, captions and noise from (seed, step), so a resumed run sees what
-    an uninterrupted one would.
-    """
+    """Train, or go on from `folder/dit`, and return the averaged networks."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)  # noqa: TID251 -- initialisers know no generator; forked
         model = TextToLatent(config, text, len(tokenizer)).to(device)
-    average = WeightAverage(model, recipe.ema_decay)
-    optimizer = make_optimizer(model, recipe)
-    start = resume(folder / "dit.pt", recipe, model, average, optimizer)
-    began, recent = time.monotonic(), 0.0
-    for step in range(start, recipe.all_steps):
-        for group in optimizer.param_groups:
-            factor = recipe.rate(step)
-            group["lr"] = recipe.learning_rate * factor * group["scale"]
-            group["adam_lr"] = recipe.adam_rate * factor * group["scale"]
-        loss = _step(model, optimizer, recipe, latents, tokenizer, step)
-        recent = loss if step == start else 0.95 * recent + 0.05 * loss
-        average.update(model)
-        done = step + 1
-        if report is not None and (done % 20 == 0 or done == recipe.all_steps):
-            report({"step": done, "seconds": time.monotonic() - began, "loss": recent})
-        if done % recipe.save_every == 0 or done == recipe.all_steps:
-            save_progress(folder / "dit.pt", done, recipe, model, average, optimizer)
+    task = NanoDit(model, recipe, latents, tokenizer)
+    loop = Loop(
+        steps=recipe.all_steps,
+        rate=recipe.rate,
+        clip_norm=recipe.clip_norm,
+        ema=recipe.ema_decay,
+        save_every=recipe.save_every,
+    )
+    average = train_task(task, loop, make_optimizer(model, recipe), folder / "dit", recipe, report)
     model.load_state_dict(average.weights, strict=False)
     return model.eval()
-
-
-def _step(
-    model: TextToLatent,
-    optimizer: Muon,
-    recipe: DitRecipe,
-    latents: LatentSet,
-    tokenizer: Any,
-    step: int,
-) -> float:
-    rng = np.random.default_rng([recipe.seed, step])
-    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    rows = rng.integers(len(latents.scenes), size=recipe.batch).tolist()
-    scenes = [latents.scenes[row] for row in rows]
-    captions = [
-        paraphrase(scene, rng) if rng.random() < recipe.paraphrase_share(step) else canonical(scene)
-        for scene in scenes
-    ]
-    tokens = tokenizer(captions, padding=True, return_tensors="pt")
-    clean = latents.draw(rows, generator)
-    noise = torch.randn(clean.shape, generator=generator)
-    # One sigma from each of `batch` equal parts of [0, 1]: uniform, with less chance in it.
-    sigma = (torch.arange(recipe.batch) + torch.rand(recipe.batch, generator=generator)) / (
-        recipe.batch
-    )
-    sigma_BCTHW = sigma.view(-1, 1, 1, 1, 1)
-    noisy = (1 - sigma_BCTHW) * clean + sigma_BCTHW * noise
-    keep = torch.rand(recipe.batch, generator=generator) >= recipe.caption_dropout
-    inputs = (noisy, sigma, tokens["input_ids"], tokens["attention_mask"], keep)
-    device = model.dit.pos_frequencies.device
-    velocity = _forward(model, recipe.bf16, *(tensor.to(device) for tensor in inputs))
-    loss = (velocity - (clean - noise).to(device)).square().mean()
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
-    optimizer.step()
-    return float(loss.detach())
 
 
 def _forward(model: TextToLatent, bf16: bool, *inputs: Tensor) -> Tensor:

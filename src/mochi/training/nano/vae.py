@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +14,13 @@ from mochi.core.config import ModelConfig
 from mochi.core.latents import MOCHI_STATS, VaeLatent
 from mochi.model.decoder import Decoder
 from mochi.model.encoder import Encoder, Posterior
-from mochi.training.checkpoint import resume, save_progress
 from mochi.training.ema import WeightAverage
 from mochi.training.muon import Muon
 from mochi.training.nano.recipe import VaePhase, VaeRecipe
+from mochi.training.nano.stage import Report, train_task
 from mochi.training.schedule import warmup_cosine
 from mochi.training.shapes.vae_data import random_clips
-
-Report = Callable[[dict[str, float]], None]
+from mochi.training.task import Loop, Outcome, Piece
 
 
 class Autoencoder(nn.Module):
@@ -104,6 +102,50 @@ def _statistics_error(latents: Tensor) -> Tensor:
     return (values.std(dim=1) - 1).square().mean() + values.mean(dim=1).square().mean()
 
 
+class NanoVae:
+    """The autoencoder as a task. Every step draws its clips and noise from (seed, step).
+
+    Args:
+        model: on its device.
+        recipe: phases, losses, precision.
+    """
+
+    drops = False
+
+    def __init__(self, model: Autoencoder, recipe: VaeRecipe):
+        self.parameters = dict(model.named_parameters())
+        self._model, self._recipe = model, recipe
+
+    def names(self, step: int) -> tuple[str, ...]:
+        return (f"the clips of step {step + 1}",)
+
+    def begin(self, step: int, average: WeightAverage | None) -> None:
+        if average is not None and _freezes_encoder(self._recipe, step):
+            _take_average(self._model.encoder, average, "encoder.")
+        self._model.encoder.requires_grad_(_phase(self._recipe, step).encoder)
+
+    def pieces(self, step: int) -> Iterator[Piece]:
+        yield lambda: self._outcome(step)
+
+    def _outcome(self, step: int) -> Outcome:
+        recipe, phase = self._recipe, _phase(self._recipe, step)
+        size = phase.size
+        rng = np.random.default_rng([recipe.seed, step])
+        device = self._model.decoder.output_proj.weight.device
+        pixels = random_clips(rng, phase.batch, size.frames, size.height, size.width).to(device)
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        noise = torch.randn(size.latent.shape(phase.batch), generator=generator).to(device)
+        # The network computes in its weights' dtype; the optimiser's own copy stays float32.
+        dtype = torch.bfloat16 if recipe.bf16 else torch.float32
+        weights = {name: parameter.to(dtype) for name, parameter in self.parameters.items()}
+        inputs = (pixels, noise, recipe.latent_noise)
+        rebuilt, posterior = functional_call(self._model, weights, inputs)
+        terms = losses(rebuilt, pixels, posterior, recipe)
+        loss = terms.pop("loss")
+        shown = {name: term.detach() for name, term in terms.items()}
+        return Outcome(loss, (0,), loss.detach().view(1), shown)
+
+
 def train_vae(
     config: ModelConfig,
     recipe: VaeRecipe,
@@ -111,32 +153,19 @@ def train_vae(
     report: Report | None = None,
     device: str = "cpu",
 ) -> Autoencoder:
-    """Train, or go on from `folder/vae.pt`, and return the averaged autoencoder.
-
-    Every step draws its clips and noise from (seed, step), so a resumed run sees what an
-    uninterrupted one would.
-    """
+    """Train, or go on from `folder/vae`, and return the averaged autoencoder."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)  # noqa: TID251 -- initialisers know no generator; forked
         model = Autoencoder(config).to(device)
-    average = WeightAverage(model, recipe.ema_decay)
-    optimizer = Muon(model.parameters(), lr=recipe.learning_rate, adam_lr=recipe.adam_rate)
-    start = resume(folder / "vae.pt", recipe, model, average, optimizer)
-    began = time.monotonic()
-    for step in range(start, recipe.steps):
-        for group in optimizer.param_groups:
-            factor = warmup_cosine(step, recipe.steps, recipe.warmup_steps, floor=0.02)
-            group["lr"] = recipe.learning_rate * factor
-            group["adam_lr"] = recipe.adam_rate * factor
-        if _freezes_encoder(recipe, step):
-            _take_average(model.encoder, average, "encoder.")
-        values = _step(model, optimizer, recipe, step)
-        average.update(model)
-        done = step + 1
-        if report is not None and (done % 10 == 0 or done == recipe.steps):
-            report({"step": done, "seconds": time.monotonic() - began, **values})
-        if done % recipe.save_every == 0 or done == recipe.steps:
-            save_progress(folder / "vae.pt", done, recipe, model, average, optimizer)
+    rates = {"base_lr": recipe.learning_rate, "base_adam_lr": recipe.adam_rate}
+    optimizer = Muon([{"params": list(model.parameters()), **rates}])
+
+    def rate(step: int) -> float:
+        return warmup_cosine(step, recipe.steps, recipe.warmup_steps, floor=0.02)
+
+    loop = Loop(steps=recipe.steps, rate=rate, ema=recipe.ema_decay, save_every=recipe.save_every)
+    task = NanoVae(model, recipe)
+    average = train_task(task, loop, optimizer, folder / "vae", recipe, report)
     model.load_state_dict(average.weights)
     return model.eval()
 
@@ -159,25 +188,3 @@ def _phase(recipe: VaeRecipe, step: int) -> VaePhase:
             return phase
         step -= phase.steps
     raise AssertionError("step beyond the last phase")
-
-
-def _step(
-    model: Autoencoder, optimizer: torch.optim.Optimizer, recipe: VaeRecipe, step: int
-) -> dict[str, float]:
-    phase = _phase(recipe, step)
-    size = phase.size
-    model.encoder.requires_grad_(phase.encoder)
-    rng = np.random.default_rng([recipe.seed, step])
-    device = model.decoder.output_proj.weight.device
-    pixels = random_clips(rng, phase.batch, size.frames, size.height, size.width).to(device)
-    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    noise = torch.randn(size.latent.shape(phase.batch), generator=generator).to(device)
-    # The network computes in its weights' dtype; the optimiser's own copy stays float32.
-    dtype = torch.bfloat16 if recipe.bf16 else torch.float32
-    weights = {name: parameter.to(dtype) for name, parameter in model.named_parameters()}
-    rebuilt, posterior = functional_call(model, weights, (pixels, noise, recipe.latent_noise))
-    terms = losses(rebuilt, pixels, posterior, recipe)
-    optimizer.zero_grad(set_to_none=True)
-    terms["loss"].backward()
-    optimizer.step()
-    return {name: float(term.detach()) for name, term in terms.items()}

@@ -5,7 +5,7 @@ on the line between the two measured colours, so soft edges count in part. The m
 the centroid's path and the size over time; the shape is the exact outline that overlaps best.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from types import MappingProxyType
@@ -30,8 +30,15 @@ from mochi.training.shapes.world import (
 )
 
 UNCLEAR = "unclear"
-# Areas of the outlines of radius 1.
-_AREAS = {"circle": np.pi, "square": 4 * float(SQUARE_HALF_SIDE) ** 2, "triangle": 1.5}
+# Areas of the outlines of radius 1; the last three are not of the world, and can be asked for.
+_AREAS = {
+    "circle": np.pi,
+    "square": 4 * float(SQUARE_HALF_SIDE) ** 2,
+    "triangle": 1.5,
+    "diamond": 2.0,
+    "ring": 0.75 * np.pi,
+    "star": 1.3225,
+}
 _BORDER = 3  # pixels along the picture's edge that no clip of the world covers
 _FARTHEST_COLOUR = 60.0  # RGB distance at which a colour loses its name; names are 91+ apart
 _FAINTEST_SHAPE = 40.0  # RGB distance to the background below which nothing is there
@@ -90,8 +97,17 @@ class Verdict:
         return all(self.correct(wanted).values())
 
 
-def judge(frames: NDArray[np.uint8]) -> Verdict:
+def judge(
+    frames: NDArray[np.uint8],
+    colours: Mapping[str, Rgb] = COLOURS,
+    shapes: Sequence[str] = SHAPES,
+) -> Verdict:
     """Read a clip (T, H, W, 3), uint8 RGB, of at least two frames, at the world's scale.
+
+    Args:
+        frames: the clip.
+        colours, shapes: what it may show; a model may have learned more than the world has
+            (`diamond`, `ring` and `star` can be told from the others).
 
     Raises:
         RequestError: `frames` is no such array.
@@ -108,8 +124,8 @@ def judge(frames: NDArray[np.uint8]) -> Verdict:
     if track is None:
         margins = {"colour": -1.0, "shape": -1.0, "motion": -1.0, "background": clear_ground}
         return Verdict(UNCLEAR, UNCLEAR, UNCLEAR, background, MappingProxyType(margins))
-    colour, clear_colour = _nearest(colour_C, COLOURS)
-    shape, clear_shape, overlap = _best_shape(share_THW, track)
+    colour, clear_colour = _nearest(colour_C, colours)
+    shape, clear_shape, overlap = _best_shape(share_THW, track, shapes)
     motion, clear_motion = _motion(track)
     margins = {"colour": clear_colour, "shape": clear_shape}
     margins |= {"motion": clear_motion, "background": clear_ground}
@@ -221,11 +237,11 @@ def _motion(track: _Track) -> tuple[str, float]:
     return first, strength[first] / _HALFWAY - 1
 
 
-def _best_shape(share_THW: Field, track: _Track) -> tuple[str, float, float]:
+def _best_shape(share_THW: Field, track: _Track, shapes: Sequence[str]) -> tuple[str, float, float]:
     """The shape that overlaps best, its lead over the next one, and its overlap."""
     seen = np.flatnonzero(track.seen)
     chosen = seen[np.linspace(0, len(seen) - 1, min(_FITTED_FRAMES, len(seen))).astype(int)]
-    overlaps = {shape: _overlap(shape, share_THW, track, chosen) for shape in SHAPES}
+    overlaps = {shape: _overlap(shape, share_THW, track, chosen) for shape in shapes}
     first, second = sorted(overlaps, key=overlaps.__getitem__, reverse=True)[:2]
     lead = overlaps[first] - overlaps[second]
     if overlaps[first] < _LEAST_OVERLAP or lead < _LEAST_LEAD:

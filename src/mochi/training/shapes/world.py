@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mochi.core.errors import RequestError
-from mochi.training.shapes.outlines import OUTLINES, Field, coverage, pixel_grid
+from mochi.training.shapes.outlines import OUTLINES, Field, Outline, coverage, pixel_grid
 
 Rgb = tuple[int, int, int]
 
@@ -169,24 +169,43 @@ def moments_of(frames: int) -> NDArray[np.float64]:
     return np.linspace(0.0, 1.0, frames) if frames > 1 else np.array([0.5])
 
 
-def render_at(scene: Scene, moments: NDArray[np.floating], height: int, width: int) -> Field:
-    """Draw a scene at the given moments as float32 (3, T, H, W), 0 to 255, not rounded."""
+def render_at(
+    scene: Scene,
+    moments: NDArray[np.floating],
+    height: int,
+    width: int,
+    outline: Outline | None = None,
+    rgb: Rgb | None = None,
+) -> Field:
+    """Draw a scene at the given moments as float32 (3, T, H, W), 0 to 255, not rounded.
+
+    Args:
+        outline: in place of the scene's shape: one that this world does not have.
+        rgb: in place of its colour, likewise.
+    """
     where = path(scene, moments)
     x, y = pixel_grid(height, width)
     dx = x - (where.x + np.float32(width / 2))[:, None, None]
     dy = y - (where.y + np.float32(height / 2))[:, None, None]
-    inside = coverage(OUTLINES[scene.shape](dx, dy, where.radius[:, None, None]))
+    inside = coverage((outline or OUTLINES[scene.shape])(dx, dy, where.radius[:, None, None]))
     back = np.array(BACKGROUNDS[scene.background], dtype=np.float32)[:, None, None, None]
-    front = np.array(COLOURS[scene.colour], dtype=np.float32)[:, None, None, None]
+    front = np.array(rgb or COLOURS[scene.colour], dtype=np.float32)[:, None, None, None]
     return back + inside * (front - back)
 
 
 def render(
-    scene: Scene, frames: int = FRAMES, height: int = HEIGHT, width: int = WIDTH
+    scene: Scene,
+    frames: int = FRAMES,
+    height: int = HEIGHT,
+    width: int = WIDTH,
+    outline: Outline | None = None,
+    rgb: Rgb | None = None,
 ) -> NDArray[np.uint8]:
     """Draw a scene as uint8 (T, H, W, 3), edges anti-aliased over one pixel.
 
-    Sizes other than 64x64 show more or less of the background: lengths stay in pixels.
+    Sizes other than 64x64 show more or less of the background: lengths stay in pixels. What stands
+    in for shape and colour is as in `render_at`.
     """
-    clip_CTHW = np.rint(render_at(scene, moments_of(frames), height, width)).astype(np.uint8)
+    drawn = render_at(scene, moments_of(frames), height, width, outline, rgb)
+    clip_CTHW = np.rint(drawn).astype(np.uint8)
     return np.ascontiguousarray(clip_CTHW.transpose(1, 2, 3, 0))
