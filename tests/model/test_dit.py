@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import pytest
 import torch
@@ -125,9 +126,9 @@ def test_exchange_and_attention_are_swapped_from_outside(dit: AsymmDiT) -> None:
             calls.append("split")
             return x_BNC
 
-        def heads_to_tokens(self, out_BNhK: Tensor) -> Tensor:
+        def heads_to_tokens(self, out_BNhK: Tensor) -> Iterable[Tensor]:
             calls.append("heads")
-            return out_BNhK
+            return (out_BNhK,)
 
     def explicit(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         scores = torch.einsum("bqhd,bkhd->bhqk", q, k) / math.sqrt(q.shape[-1])

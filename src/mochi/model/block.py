@@ -176,7 +176,9 @@ class JointAttention(nn.Module):
         """Attention outputs of both streams; None for the text where nothing reads it."""
         q, k, v, tokens = self._gathered(streams, means)
         out_BShK = attend_valid(q, k, v, tokens, streams.counts, means.attention)
-        out_x = self.proj_x(means.exchange.heads_to_tokens(out_BShK[:, :tokens]).flatten(2))
+        arrived = means.exchange.heads_to_tokens(out_BShK[:, :tokens])
+        projected = [self.proj_x(part.flatten(2)) for part in arrived]
+        out_x = projected[0] if len(projected) == 1 else torch.cat(projected, dim=1)
         if streams.normed_y is None or not hasattr(self, "proj_y"):
             return out_x, None
         out_y = means.exchange.gather_text_heads(out_BShK[streams.text_rows, tokens:])
@@ -184,12 +186,15 @@ class JointAttention(nn.Module):
 
     def _gathered(self, streams: Streams, means: Means) -> tuple[Tensor, Tensor, Tensor, int]:
         """q, k, v of this device's heads for all tokens, and how many of those are visual."""
-        joined = means.kernels.join_heads(self._streams(streams, means.rotary), len(streams.counts))
         here = streams.x_BND.shape[1]
+        parts = means.exchange.token_parts(here)
+        if len(parts) > 1:
+            return self._gathered_in_parts(streams, means, parts)
+        joined = means.kernels.join_heads(self._streams(streams, means.rotary), len(streams.counts))
         if type(means.exchange) is OneDevice:
             return *joined, here
-        visual = tuple(part[:, :here] for part in joined)
-        moved = means.exchange.tokens_to_heads(*visual)
+        visual = joined[0][:, :here], joined[1][:, :here], joined[2][:, :here]
+        moved = means.exchange.tokens_to_heads([visual])
         tokens = moved[0].shape[1]
         if streams.normed_y is None:
             return *moved, tokens
@@ -200,20 +205,39 @@ class JointAttention(nn.Module):
         q, k, v = (torch.cat(pair, dim=1) for pair in zip(moved, shared, strict=True))
         return q, k, v, tokens
 
-    def _streams(self, streams: Streams, rotary: Rotary) -> list[Heads]:
-        found = [
-            Heads(
-                self._split(self.qkv_x(streams.normed_x)),
-                self.q_norm_x.weight,
-                self.k_norm_x.weight,
-                rotary,
-            )
-        ]
+    def _gathered_in_parts(
+        self, streams: Streams, means: Means, parts: Sequence[slice]
+    ) -> tuple[Tensor, Tensor, Tensor, int]:
+        """The same; one part of the tokens may travel while the next one is computed."""
+        rows = len(streams.counts)
+        made = (
+            means.kernels.join_heads([self._visual(streams, means.rotary, part)], rows)
+            for part in parts
+        )
+        q, k, v = means.exchange.tokens_to_heads(made)
+        tokens = q.shape[1]
         if streams.normed_y is not None:
-            qkv = self._split(self.qkv_y(streams.normed_y))
-            text = self.q_norm_y.weight, self.k_norm_y.weight
-            found.append(Heads(qkv, *text, rows=streams.text_rows))
+            text = means.kernels.join_heads([self._text(streams, streams.normed_y)], rows)
+            shared = (means.exchange.text_heads(part).to(q.dtype) for part in text)
+            q, k, v = (torch.cat(pair, dim=1) for pair in zip((q, k, v), shared, strict=True))
+        return q, k, v, tokens
+
+    def _streams(self, streams: Streams, rotary: Rotary) -> list[Heads]:
+        found = [self._visual(streams, rotary)]
+        if streams.normed_y is not None:
+            found.append(self._text(streams, streams.normed_y))
         return found
+
+    def _visual(self, streams: Streams, rotary: Rotary, part: slice | None = None) -> Heads:
+        normed_x = streams.normed_x
+        if part is not None:
+            normed_x, rotary = normed_x[:, part], rotary.part(part.start, part.stop)
+        qkv = self._split(self.qkv_x(normed_x))
+        return Heads(qkv, self.q_norm_x.weight, self.k_norm_x.weight, rotary)
+
+    def _text(self, streams: Streams, normed_y: Tensor) -> Heads:
+        qkv = self._split(self.qkv_y(normed_y))
+        return Heads(qkv, self.q_norm_y.weight, self.k_norm_y.weight, rows=streams.text_rows)
 
     def _split(self, qkv: Tensor) -> Tensor:
         return qkv.unflatten(-1, (3, self.heads, -1))

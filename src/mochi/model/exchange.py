@@ -10,12 +10,14 @@ networks stay as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from mochi.model.kernels import QKV
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Softmax attention without a mask: q, k, v of `(B, S, H, K)` to an output like q."""
@@ -52,14 +54,16 @@ class TokenExchange(Protocol):
         """This device's visual tokens to all of them, in order."""
         ...
 
-    def tokens_to_heads(
-        self, q_BnHK: Tensor, k_BnHK: Tensor, v_BnHK: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """My tokens of all heads to all tokens of my heads."""
+    def token_parts(self, tokens: int) -> list[slice]:
+        """The parts of my tokens, of which one may travel while another is computed; often one."""
         ...
 
-    def heads_to_tokens(self, out_BNhK: Tensor) -> Tensor:
-        """All tokens of my heads to my tokens of all heads."""
+    def tokens_to_heads(self, parts: Iterable[QKV]) -> QKV:
+        """My tokens of all heads, in these parts, to all tokens of my heads."""
+        ...
+
+    def heads_to_tokens(self, out_BNhK: Tensor) -> Iterable[Tensor]:
+        """All tokens of my heads to my tokens of all heads, in these parts."""
         ...
 
     def text_heads(self, y_BLHK: Tensor) -> Tensor:
@@ -80,13 +84,15 @@ class OneDevice:
     def gather_tokens(self, x_BnC: Tensor) -> Tensor:
         return x_BnC
 
-    def tokens_to_heads(
-        self, q_BnHK: Tensor, k_BnHK: Tensor, v_BnHK: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        return q_BnHK, k_BnHK, v_BnHK
+    def token_parts(self, tokens: int) -> list[slice]:
+        return [slice(0, tokens)]
 
-    def heads_to_tokens(self, out_BNhK: Tensor) -> Tensor:
-        return out_BNhK
+    def tokens_to_heads(self, parts: Iterable[QKV]) -> QKV:
+        (whole,) = parts
+        return whole
+
+    def heads_to_tokens(self, out_BNhK: Tensor) -> Iterable[Tensor]:
+        return (out_BNhK,)
 
     def text_heads(self, y_BLHK: Tensor) -> Tensor:
         return y_BLHK

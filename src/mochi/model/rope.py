@@ -128,6 +128,14 @@ class Rotary:
         self._frequencies_3HF = frequencies_3HF
         self._positions_N3 = positions_N3
         self.tables = tables
+        self._parts: dict[tuple[int, int], Rotary] = {}
+
+    def part(self, start: int, stop: int) -> Rotary:
+        """Those of the tokens from `start` to before `stop`; the same object each time."""
+        if (start, stop) not in self._parts:
+            where = self._positions_N3[start:stop]
+            self._parts[start, stop] = Rotary(self._frequencies_3HF, where)
+        return self._parts[start, stop]
 
     @cached_property
     def cos_sin(self) -> tuple[Tensor, Tensor]:

@@ -296,7 +296,7 @@ class _Encode:
         x = self._enter(frames)
         for level, (shrink, blocks) in enumerate(self.encoder.levels()):
             step //= self.encoder.config.time_reductions[level]
-            x = shrink(x, frames) if self._has_frames else self._nothing(level + 1)
+            x = shrink(x, frames) if self._has_frames else self._nothing(level + 1, x)
             for block in blocks:
                 x = block.convolve(x, frames) if self._has_frames else x
                 x = self._attend(block.attn_block, x, step)
@@ -319,20 +319,22 @@ class _Encode:
 
     def _enter(self, frames: PassedFrames) -> Tensor:
         if not self._has_frames:
-            return self._nothing(0)
+            empty = torch.empty(0, device=self.kind[1], requires_grad=torch.is_grad_enabled())
+            return self._nothing(0, empty)
         stop = self.step * (self.mine.stop - 1) + 1
         part = self.all_pixels[:, :, stop - self.mine.frames(self.step) : stop].to(self.kind[1])
         if not part.is_floating_point():
             part = part.float() / 127.5 - 1
         return self.encoder.enter(part, frames)
 
-    def _nothing(self, level: int) -> Tensor:
-        """The activation of a rank without frames."""
+    def _nothing(self, level: int, before: Tensor) -> Tensor:
+        """The activation of a rank without frames. Gradients go on to the one before it: this rank
+        takes part in the attention of others, on the way back too."""
         batch, _, _, height, width = self.all_pixels.shape
-        dtype, device = self.kind
         zoom, channels = SPACE_STEP**level, self.encoder.config.channels[level]
         shape = (batch, 0, height // zoom, width // zoom, channels)
-        return torch.empty(shape, dtype=dtype, device=device).permute(0, 4, 1, 2, 3)
+        empty = torch.empty(shape, dtype=self.kind[0], device=self.kind[1])
+        return empty.permute(0, 4, 1, 2, 3) + before.sum().to(self.kind[0])
 
     def _attend(self, attention: AttentionBlock, x_BCTHW: Tensor, step: int) -> Tensor:
         """`x + attn(norm(x))` where each pixel sees all frames up to its own."""
@@ -365,6 +367,7 @@ class _Encode:
         else:
             channels = 2 * self.encoder.config.latent_channels
             both = torch.empty(batch, channels, 0, height, width, device=self.kind[1])
+            both = both + x_BCTHW.sum().float()
         counts = tuple(turn.stop - turn.start for turn in self.turns)
         whole = gather_replicated(both, self.group, 2, counts, LATENTS)
         mean, logvar = whole.chunk(2, dim=1)

@@ -46,6 +46,11 @@ class Scheme:
         """How many devices it takes."""
         return prod(self.sizes.values())
 
+    @property
+    def half(self) -> int:
+        """How many devices share the tokens of one pass."""
+        return self.ulysses * self.ring
+
     def __str__(self) -> str:
         return ",".join(f"{name}={size}" for name, size in self.sizes.items())
 
