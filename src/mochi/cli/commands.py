@@ -9,13 +9,14 @@ import typer
 
 from mochi.cli.app import BAD_REQUEST, FAILURE
 from mochi.cli.doctor import doctor
+from mochi.cli.finetune import finetune
 from mochi.cli.generate import generate
 from mochi.cli.lora import lora
 from mochi.cli.nano import evaluate, train_nano
 from mochi.cli.prepare import prepare
 from mochi.cli.reconstruct import reconstruct
 from mochi.cli.say import say
-from mochi.cli.serve import serve, token
+from mochi.cli.serve import audit, serve, token
 from mochi.cli.show import show
 from mochi.cli.sweep import sweep
 from mochi.cli.weights import weights
@@ -37,6 +38,7 @@ app.command(rich_help_panel=VIDEOS)(sweep)
 app.command(rich_help_panel=VIDEOS)(reconstruct)
 app.command(rich_help_panel=VIDEOS)(show)
 app.command(rich_help_panel=TRAINING)(prepare)
+app.command(rich_help_panel=TRAINING)(finetune)
 app.command(rich_help_panel=MODELS)(doctor)
 app.command("eval", rich_help_panel=MODELS)(evaluate)
 app.command(rich_help_panel=MODELS)(train_nano)
@@ -44,6 +46,7 @@ app.add_typer(weights, name="weights", rich_help_panel=MODELS)
 app.add_typer(lora, name="lora", rich_help_panel=MODELS)
 app.command(rich_help_panel=SERVER)(serve)
 app.add_typer(token, name="token", rich_help_panel=SERVER)
+app.command(rich_help_panel=SERVER)(audit)
 
 
 def _print_version(asked: bool) -> None:
