@@ -1,8 +1,8 @@
 """A runner's child without a model: it speaks the protocol, and does what its prompt says.
 
-Words in a prompt: `crash` (dies in the middle), `fail` (an error), `full` (the disk), `slow` (a
-tenth of a second a step), `real` (a file that is a video). With the argument `broken`
-it does not come up.
+Words in a prompt: `crash` (dies in the middle), `fail` (an error), `full` (the disk), `judged` (a
+classifier refuses it), `flagged` (one objects), `slow` (a tenth of a second a step), `real` (a file
+that is a video). With the argument `broken` it does not come up.
 """
 
 import base64
@@ -30,6 +30,7 @@ DEFAULTS = {
     "solver": "euler",
     "negative_prompt": "",
 }
+FAILURES = {"fail": "sampling", "full": "disk_full", "judged": "refused"}
 PREVIEW = base64.b64encode(b"\x89PNG\r\n\x1a\n not really").decode()
 runs: "queue.Queue[dict[str, Any]]" = queue.Queue()
 cancelled: set[str] = set()
@@ -82,14 +83,16 @@ def run(order: dict[str, Any]) -> None:
         event("preview", step=step, data=PREVIEW)
         if "crash" in words and step == 2:
             os._exit(9)
-    if "fail" in words or "full" in words:
-        code = "disk_full" if "full" in words else "sampling"
-        say(failed={"code": code, "message": "it went wrong"})
-        return
+    for word, code in FAILURES.items():
+        if word in words:
+            say(failed={"code": code, "message": "it went wrong"})
+            return
     real = Path(mochi.__file__).parent / "serving" / "page" / "examples" / "red-circle.mp4"
     content = real.read_bytes() if "real" in words else f"a video of {request['prompt']}".encode()
     Path(order["path"]).write_bytes(content)
     facts = {"seconds": {"denoise": steps * pause}, "prompt_tokens": 5, "truncated": ""}
+    if "flagged" in words:
+        facts["judged"] = [{"point": "frames", "label": "red", "score": 0.91}]
     leave_note(Path(order["path"]), order["id"], facts)
     if "FAKE_RUNNER_LOG" in os.environ:  # every run that was completed
         with open(os.environ["FAKE_RUNNER_LOG"], "a") as stream:

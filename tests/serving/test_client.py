@@ -1,5 +1,6 @@
 """`mochi.Client`, and the commands that use a server."""
 
+import json
 import os
 import signal
 import subprocess
@@ -16,6 +17,9 @@ from mochi.cli.interrupt import Interrupt
 from mochi.core.errors import Cancelled, OutputError, RequestError, SamplingError
 from mochi.core.events import CancelToken, Event, PhaseEnded, PhaseStarted, StepDone
 from mochi.serving.client import Client, ServerError
+from mochi.serving.opening import open_database
+from mochi.serving.settings import read_settings
+from mochi.serving.store.audit import Audit
 from mochi.serving.store.database import Database
 from mochi.serving.store.tokens import Tokens
 
@@ -163,6 +167,24 @@ def test_tokens_are_made_listed_and_revoked(
     assert tokens.find(token) is None
     assert run("token", "revoke", token_id)[0] == 1
     assert run("token", "create", "--scope", "all")[0] == 2
+    assert run("token", "create", "--concurrency", 0)[0] == 2
+    bounded = run("token", "create", "--concurrency", 2, "--seconds-per-day", 60)[1].split("_")[1]
+    assert f"{bounded}  valid" in run("token", "list")[1]
+    assert "2 at once  60 s a day" in run("token", "list")[1]
+
+
+def test_the_audit_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = Audit(Database.in_folder(tmp_path))
+    open_database(read_settings(data=tmp_path))
+    lines.add("alice", "flagged", None, term="csam")
+    lines.add("bob", "deleted", "a" * 26)
+    assert run_command(["audit", "--data", str(tmp_path), "--count", "1"], Interrupt()) == 0
+    assert capsys.readouterr().out.split()[2:] == ["deleted", "bob", "a" * 26]
+    assert run_command(["audit", "--data", str(tmp_path), "--json"], Interrupt()) == 0
+    assert [line["action"] for line in json.loads(capsys.readouterr().out)] == [
+        "deleted",
+        "flagged",
+    ]
 
 
 def test_the_whole_command_with_nano(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from mochi.serving.bus import open_bus
 from mochi.serving.jobs import Job
 from mochi.serving.progress import bar
 from mochi.serving.runner.process import ProcessRunner
-from mochi.serving.runner.protocol import ModelEntry, RunFailedError, RunnerDiedError
+from mochi.serving.runner.protocol import ModelEntry, RunnerDiedError
 from mochi.serving.store.database import Database
 from mochi.serving.store.files import Files
 from mochi.serving.store.migrations import upgrade
@@ -33,7 +33,7 @@ def fake_runner(*words: str) -> ProcessRunner:
     return ProcessRunner("cpu", [ModelEntry(MODEL, "nano")], [*FAKE, *words])
 
 
-def until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if found := condition():
@@ -219,25 +219,3 @@ def test_a_bar_is_one_that_tqdm_readers_know() -> None:
     line = bar({"step": 5, "steps": 16, "seconds_per_step": 0.25, "eta_seconds": 2.75})
     assert line == " 31%|███▏      | 5/16 [00:01<00:03,  4.00it/s]"
     assert "9.00s/it" in bar({"step": 1, "steps": 9, "seconds_per_step": 9.0, "eta_seconds": 4000})
-
-
-@pytest.mark.long  # in `make test` the whole command runs with nano
-def test_nano_runs_in_a_child(tmp_path: Path) -> None:
-    runner = ProcessRunner("cpu", [ModelEntry(MODEL, "nano")])
-    heard: list[str] = []
-    try:
-        runner.start()
-        request = runner.state.descriptions[MODEL].defaults | {"prompt": "a red circle", "seed": 1}
-        request |= {"frames": 7, "steps": 4}
-        path = tmp_path / "out.mp4"
-        facts = runner.run("x", MODEL, request, path, lambda kind, data: heard.append(kind))
-        assert path.read_bytes()[4:8] == b"ftyp"
-        assert facts["prompt_tokens"] > 1
-        assert {"phase", "step", "preview", "frames"} <= set(heard)
-        assert runner.ask("tokens", model=MODEL, prompt="a red circle")["tokens"] == 4
-        sizes = {"frames": 25, "height": 64, "width": 64}
-        assert runner.ask("memory", model=MODEL, **sizes)["memory_bytes"] > 10**7
-        with pytest.raises(RunFailedError, match="frames=8 is not 6k"):
-            runner.run("y", MODEL, request | {"frames": 8}, path, lambda kind, data: None)
-    finally:
-        runner.close()

@@ -47,6 +47,7 @@ app.add_typer(lora, name="lora", rich_help_panel=MODELS)
 app.command(rich_help_panel=SERVER)(serve)
 app.add_typer(token, name="token", rich_help_panel=SERVER)
 app.command(rich_help_panel=SERVER)(audit)
+app.command(rich_help_panel=SERVER)(audit)
 
 
 def _print_version(asked: bool) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from mochi.cli.adapters import NONE
 from mochi.cli.naming import default_output
 from mochi.cli.progress import progress
 from mochi.cli.say import print_json
@@ -22,14 +23,17 @@ _ONLY_HERE = (
     "save_embeddings",
     "latents",
     "save_latents",
-    "lora",
+    "lora_mode",
     "dit",
     "vae",
     "text_encoder",
     "tokenizer",
     "dequantize",
-    "int8",
+    "products",
     "memory",
+    "devices",
+    "parallel",
+    "launcher",
     "attention",
     "kernels",
     "passes",
@@ -47,6 +51,8 @@ _FROM_LIKE = (
     "solver",
     "threshold",
     "linear_steps",
+    "step_cache",
+    "linear_every",
 )
 
 
@@ -78,6 +84,8 @@ def generate_there(
 
     asked = prompt if prompt is not None else str(past.get("prompt", ""))
     fields = _fields(settings, past)
+    if options["lora"]:
+        fields["loras"] = [] if options["lora"] == [NONE] else options["lora"]
     with (
         Client(options["server"], options["token"]) as client,
         progress(options["quiet"] or options["json_output"]) as listen,

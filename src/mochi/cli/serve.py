@@ -1,4 +1,4 @@
-"""`mochi serve` and `mochi token`: a server on this machine, and who may use it."""
+"""`mochi serve`, `mochi token`, `mochi audit`: a server here, who may use it, and who did."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mochi.core.errors import RequestError
 
 if TYPE_CHECKING:
     from mochi.serving.settings import ServeSettings
-    from mochi.serving.store.tokens import Tokens
+    from mochi.serving.store.tokens import TokenRow, Tokens
 
 Data = Annotated[
     Path | None,
@@ -108,6 +108,31 @@ def _settings(**said: Any) -> ServeSettings:
     return read_settings(**said)
 
 
+def audit(
+    count: Annotated[int, typer.Option(help="How many lines.", metavar="N", min=1)] = 100,
+    data: Data = None,
+    database: Database = None,
+    json_output: o.Json = False,
+) -> None:
+    """Who did what on a server, the newest first. Prompts are in it as hashes alone.
+
+    [dim]Example:[/dim]  mochi audit --count 20
+    """
+    settings = _settings(data=data, database=database)
+    from mochi.serving.opening import open_database
+    from mochi.serving.store.audit import Audit
+
+    lines = Audit(open_database(settings)).latest(count)
+    if json_output:
+        print_json([dict(line) for line in lines])
+        return
+    for line in lines:
+        when = datetime.fromtimestamp(line["at"], UTC)
+        detail = " ".join(f"{name}={value}" for name, value in line["detail"].items())
+        which = line["prediction"] or "-"
+        print(f"{when:%Y-%m-%d %H:%M:%S}  {line['action']}  {line['account']}  {which}  {detail}")
+
+
 @token.command()
 def create(
     scope: Annotated[
@@ -122,14 +147,29 @@ def create(
             help="Tokens of one account see the same videos; a new one by default.", metavar="NAME"
         ),
     ] = None,
+    concurrency: Annotated[
+        int | None,
+        typer.Option(help="Jobs that run at once; more wait. [default: any]", metavar="N"),
+    ] = None,
+    seconds_per_day: Annotated[
+        float | None,
+        typer.Option(help="Of a device, within 24 hours. [default: any]", metavar="SECONDS"),
+    ] = None,
+    priority: Annotated[
+        int, typer.Option(help="Jobs of a higher one go first, -100 to 100.", metavar="N")
+    ] = 0,
     data: Data = None,
     database: Database = None,
 ) -> None:
     """Make a token, and print it: this once, it is kept as a hash alone.
 
-    [dim]Example:[/dim]  mochi token create --scope run
+    [dim]Example:[/dim]  mochi token create --scope run --concurrency 2
     """
-    print(_tokens(data, database).create(scope or ["run"], account))
+    tokens = _tokens(data, database)
+    from mochi.serving.store.tokens import Allowance
+
+    allowance = Allowance(concurrency, seconds_per_day, priority)
+    print(tokens.create(scope or ["run"], account, allowance))
 
 
 @token.command("list")
@@ -145,7 +185,8 @@ def list_tokens(data: Data = None, database: Database = None, json_output: o.Jso
     for row in rows:
         state = "revoked" if row.revoked_at else "valid"
         made = datetime.fromtimestamp(row.created_at, UTC)
-        print(f"{row.id}  {state}  {made:%Y-%m-%d}  {row.account}  {','.join(row.scopes)}")
+        limits = _limits(row)
+        print(f"{row.id}  {state}  {made:%Y-%m-%d}  {row.account}  {','.join(row.scopes)}{limits}")
 
 
 @token.command()
@@ -162,6 +203,15 @@ def revoke(
         return 0
     say(f"error: there is no valid token {token_id}")
     return 1
+
+
+def _limits(row: TokenRow) -> str:
+    said = {
+        "at once": row.concurrency,
+        "s a day": row.seconds_per_day,
+        "priority": row.priority or None,
+    }
+    return "".join(f"  {value:g} {name}" for name, value in said.items() if value is not None)
 
 
 def _tokens(data: Path | None, database: str | None) -> Tokens:

@@ -11,6 +11,7 @@ from fastapi.staticfiles import StaticFiles
 import mochi
 from mochi.serving import problems
 from mochi.serving.examples import PAGE
+from mochi.serving.input_schema import input_schema
 from mochi.serving.middleware import Guard, Observed
 from mochi.serving.routes import files, models, pages, predictions, streams, videos
 from mochi.serving.schemas import ProblemBody
@@ -46,8 +47,38 @@ def describe(app: FastAPI) -> dict[str, Any]:
         schemas = document["components"]["schemas"]
         shape = ProblemBody.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas |= shape.pop("$defs", {}) | {"ProblemBody": shape}
+        _enumerate(document, app.state.services)
     assert app.openapi_schema is not None
     return app.openapi_schema
+
+
+def _enumerate(document: dict[str, Any], services: Services) -> None:
+    """Say by name what this server offers: its models, and the input of each."""
+    schemas, names = document["components"]["schemas"], list(services.offers.names)
+    for body in ("Creation", "BatchCreation", "EstimateOrder", "CountOrder"):
+        version = schemas[body]["properties"]["version"]
+        version |= {"examples": names, "description": f"One of {', '.join(names)}, or a version."}
+    inputs = []
+    for offer in services.offers.all():
+        defaults, loras = offer.description.defaults, offer.entry.lora_scales
+        inputs.append(input_schema(defaults, services.settings, loras) | {"title": offer.name})
+    schemas["Input"] = {"anyOf": inputs}
+    one = {"$ref": "#/components/schemas/Input"}
+    for body in ("Creation", "EstimateOrder"):
+        schemas[body]["properties"]["input"] = one
+    schemas["BatchCreation"]["properties"]["inputs"]["items"] = one
+    post = document["paths"]["/v1/videos"]["post"]["requestBody"]["content"]
+    for content in post.values():
+        properties = content["schema"]["properties"]
+        content["schema"] = {
+            **content["schema"],
+            "properties": {**properties, "model": {"type": "string", "enum": _spoken(names)}},
+        }
+
+
+def _spoken(names: list[str]) -> list[str]:
+    """Names as the videos dialect may say them too: without their owner, the first one wins."""
+    return list(dict.fromkeys([*names, *(name.partition("/")[2] for name in names)]))
 
 
 def _hosts(host: str, public_url: str | None, allowed: tuple[str, ...]) -> list[str]:

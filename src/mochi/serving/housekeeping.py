@@ -85,15 +85,25 @@ def sweep(services: Services) -> None:
         services.bus.ring(JOBS)
 
 
+def expire(services: Services, moment: float) -> None:
+    """Remove jobs that ended and uploads that came before `moment`, with every copy."""
+    while old := services.store.ended_before(moment):
+        for job in old:
+            services.remove(job)
+            services.audit.add(job.account, "expired", job.id)
+    while files := services.files.uploads_before(moment):
+        for file in files:
+            services.remove_file(file.id)
+            services.audit.add(file.account, "expired", None, file=file.id)
+
+
 def clean(services: Services) -> None:
     """Remove what is older than the settings keep, and bytes that nothing points to."""
+    services.usage.forget()
     days = services.settings.retention_days
     if days is not None:
-        moment = services.database.clock() - days * _DAY
-        while old := services.store.ended_before(moment):
-            for job in old:
-                services.remove(job)
-                services.audit.add(job.account, "expired", job.id)
+        expire(services, services.database.clock() - days * _DAY)
+    services.database.scrub()
     if services.database.is_postgresql:
         return  # another server's video may be on its way from blobs to row
     known = services.files.known()

@@ -6,18 +6,23 @@ import math
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 from typing import Any
 
+from mochi.core.economy import OFF, StepCache
 from mochi.core.errors import RequestError
-from mochi.core.presets import PRESETS, get_preset
+from mochi.core.presets import get_preset
 from mochi.core.request import MAX_SEED, SOLVER_NAMES, check_prompt, check_text
 from mochi.core.sizes import nearest_frames, nearest_pixels, whole
+from mochi.pipeline.lora_spec import LoraSpec
 from mochi.pipeline.settings import Settings, make_request
 from mochi.serving.problems import field_problem, invalid
-from mochi.serving.settings import ServeSettings
+from mochi.serving.settings import MAX_LORA_SCALE, ServeSettings
 
 MAX_GUIDANCE = 10.0
 MAX_FPS = 60
+MAX_LORAS = 8
+LORAS = "loras"
 OURS = {
     "num_frames": "frames",
     "num_inference_steps": "steps",
@@ -39,7 +44,10 @@ FIELDS = (
     "solver",
     "threshold",
     "linear_steps",
+    "step_cache",
+    "linear_every",
 )
+NO_LORAS: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,8 @@ class Checked:
 
     Attributes:
         input: as given, with the seed that was drawn.
-        request: what will be made: `GenerateRequest.to_dict()`.
+        request: what will be made: `GenerateRequest.to_dict()`, and, where adapters are asked for,
+            `loras`: pairs of a name and a scale.
         notes: what its sender should know, such as what was snapped.
     """
 
@@ -58,7 +67,11 @@ class Checked:
 
 
 def check_input(
-    given: object, defaults: Mapping[str, Any], settings: ServeSettings, prefix: str = "input."
+    given: object,
+    defaults: Mapping[str, Any],
+    settings: ServeSettings,
+    prefix: str = "input.",
+    loras: Mapping[str, float] = NO_LORAS,
 ) -> Checked:
     """Check all fields, and tell all that are wrong.
 
@@ -67,6 +80,7 @@ def check_input(
         defaults: of the model, as in `Description`.
         settings: with the server's limits.
         prefix: of field names in problems.
+        loras: the model's adapters, with the usual scale of each.
 
     Raises:
         Problem: 422, with an entry for each broken rule.
@@ -77,11 +91,11 @@ def check_input(
     said = {name: value for name, value in given.items() if value is not None}
     problems: list[dict[str, Any]] = []
     checked: dict[str, Any] = {}
-    rules = _rules(settings)
+    rules = _rules(settings, loras)
     for name in [*said, *(["prompt"] if "prompt" not in said else [])]:
         try:
             if name not in rules:
-                raise RequestError(name, said[name], "is unknown", ", ".join(FIELDS))
+                raise RequestError(name, said[name], "is unknown", ", ".join(rules))
             checked[name] = rules[name](said.get(name, ""))
         except RequestError as error:
             problems.append(field_problem(error, prefix, str(name)[:64]))
@@ -102,6 +116,7 @@ def _made(
     notes.append(f"seed {seed}")
     if "num_frames" in checked:
         checked["num_frames"] = _snapped(checked["num_frames"], settings.max_frames, notes)
+    loras = checked.pop(LORAS, None)
     explicit = {OURS.get(name, name): value for name, value in checked.items()}
     preset = explicit.pop("preset", None)
     if preset is not None:
@@ -111,7 +126,8 @@ def _made(
     except RequestError as error:
         name = THEIRS.get(error.field, error.field)
         raise invalid([field_problem(error, prefix, name)]) from None
-    return Checked({**said, "seed": seed}, request.to_dict(), notes)
+    made = request.to_dict() | ({LORAS: loras} if loras else {})
+    return Checked({**said, "seed": seed}, made, notes)
 
 
 def _settings(defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,24 +152,27 @@ def _snapped(frames: int, limit: int, notes: list[str]) -> int:
     return made
 
 
-def _rules(settings: ServeSettings) -> dict[str, Callable[[Any], Any]]:
-    return {
+def _rules(settings: ServeSettings, loras: Mapping[str, float]) -> dict[str, Callable[[Any], Any]]:
+    rules: dict[str, Callable[[Any], Any]] = {
         "prompt": lambda value: _text("prompt", value, needed=True),
         "negative_prompt": lambda value: _text("negative_prompt", value, needed=False),
         "num_frames": lambda value: _whole("num_frames", value, 1, settings.max_frames),
         "num_inference_steps": lambda value: _whole(
             "num_inference_steps", value, 1, settings.max_steps
         ),
-        "guidance_scale": lambda value: _number("guidance_scale", value, 0.0, MAX_GUIDANCE),
+        "guidance_scale": lambda value: _guidance(value, settings.max_steps),
         "fps": lambda value: _whole("fps", value, 1, MAX_FPS),
         "seed": lambda value: _whole("seed", value, 0, MAX_SEED),
         "width": lambda value: _side("width", value, settings.max_width),
         "height": lambda value: _side("height", value, settings.max_height),
         "preset": _preset,
         "solver": _solver,
-        "threshold": lambda value: _number("threshold", value, 0.0, 1.0),
+        "threshold": _threshold,
         "linear_steps": lambda value: _whole("linear_steps", value, 1, settings.max_steps),
+        "step_cache": lambda value: str(StepCache.parse(value) or OFF),
+        "linear_every": lambda value: _whole("linear_every", value, 1, settings.max_steps),
     }
+    return rules | ({LORAS: lambda value: _loras(value, loras)} if loras else {})
 
 
 def _text(field: str, value: object, *, needed: bool) -> str:
@@ -184,6 +203,51 @@ def _number(field: str, value: object, least: float, most: float) -> float:
     return float(value)
 
 
+def _guidance(value: object, most: int) -> float | list[float]:
+    """One scale, or a list of them; whether it is one for each step is known later."""
+    if not isinstance(value, list):
+        return _number("guidance_scale", value, 0.0, MAX_GUIDANCE)
+    if not 1 <= len(value) <= most:
+        raise RequestError("guidance_scale", value, f"is not a list of 1 to {most} scales")
+    return [_number("guidance_scale", scale, 0.0, MAX_GUIDANCE) for scale in value]
+
+
+def _loras(value: object, known: Mapping[str, float]) -> list[list[str | float]]:
+    """Names, perhaps with scales, as pairs."""
+    if not isinstance(value, list) or not all(isinstance(it, str) for it in value):
+        raise RequestError(LORAS, value, "is not a list of names, each alone or as name:scale")
+    if len(value) > MAX_LORAS:
+        raise RequestError(LORAS, value, f"must be at most {MAX_LORAS}", MAX_LORAS)
+    made: dict[str, float] = {}
+    for text in value:
+        name, scale = _lora(text, known)
+        if name in made:
+            raise RequestError(LORAS, text, f"names {name} twice")
+        made[name] = scale
+    return [[name, scale] for name, scale in made.items()]
+
+
+def _lora(text: str, known: Mapping[str, float]) -> tuple[str, float]:
+    name, colon, number = text.partition(":")
+    if name not in known:
+        rule = f"hold {name[:64]!r}, which this server does not offer for this model"
+        raise RequestError(LORAS, text, rule, ", ".join(known))
+    if not colon:
+        return name, known[name]
+    spec = LoraSpec.parse(f"{name}:{number}")
+    if spec.source != name or not abs(spec.scale) <= MAX_LORA_SCALE:
+        most = f"{MAX_LORA_SCALE:g}"
+        raise RequestError(LORAS, text, f"has a scale that is not a number from -{most} to {most}")
+    return name, spec.scale
+
+
+def _threshold(value: object) -> float:
+    number = _number("threshold", value, 0.0, 1.0)
+    if number in (0.0, 1.0):
+        raise RequestError("threshold", value, "must lie between 0 and 1", 0.025)
+    return number
+
+
 def _side(field: str, value: object, most: int) -> int:
     pixels = _whole(field, value, 16, most)
     if pixels % 16:
@@ -201,59 +265,3 @@ def _solver(value: object) -> str:
     if value not in SOLVER_NAMES:
         raise RequestError("solver", value, "is unknown", ", ".join(SOLVER_NAMES))
     return str(value)
-
-
-def input_schema(defaults: Mapping[str, Any], settings: ServeSettings) -> dict[str, Any]:
-    """The JSON schema of a model's input; `x-order` is the order of a form."""
-    entries: dict[str, dict[str, Any]] = {
-        "prompt": {
-            "type": "string",
-            "minLength": 1,
-            "maxLength": 10_000,
-            "description": "What the video shows. The model reads the first 256 tokens.",
-        },
-        "negative_prompt": _entry("string", "What the video should not show."),
-        "num_frames": _entry("integer", "6k+1; other counts are snapped.", 1, settings.max_frames),
-        "num_inference_steps": _entry("integer", "Sampling steps.", 1, settings.max_steps),
-        "guidance_scale": _entry("number", "How closely the prompt is followed.", 0, MAX_GUIDANCE),
-        "fps": _entry("integer", "Frames a second.", 1, MAX_FPS),
-        "seed": {
-            "type": "integer",
-            "minimum": 0,
-            "maximum": MAX_SEED,
-            "description": "Same seed, same video; drawn when not given.",
-        },
-        "width": _entry("integer", "Pixels, a multiple of 16.", 16, settings.max_width),
-        "height": _entry("integer", "Pixels, a multiple of 16.", 16, settings.max_height),
-        "preset": {
-            "type": "string",
-            "enum": list(PRESETS),
-            "description": "Sampler settings by name; explicit fields win.",
-        },
-        "solver": _entry("string", "Of the sampler.") | {"enum": list(SOLVER_NAMES)},
-        "threshold": _entry("number", "How far sigma falls in the schedule's linear part.", 0, 1),
-        "linear_steps": {
-            "type": "integer",
-            "minimum": 1,
-            "maximum": settings.max_steps,
-            "description": "Steps in the schedule's linear part.",
-        },
-    }
-    for name in ("width", "height"):
-        entries[name]["multipleOf"] = 16
-    for place, (name, entry) in enumerate(entries.items()):
-        default = defaults.get(OURS.get(name, name))
-        entry |= {"x-order": place, "title": name.replace("_", " ").capitalize()}
-        if default is not None and not isinstance(default, (list, tuple)):
-            entry["default"] = default
-    return {"type": "object", "title": "Input", "required": ["prompt"], "properties": entries}
-
-
-def _entry(
-    kind: str,
-    description: str,
-    least: float | None = None,
-    most: float | None = None,
-) -> dict[str, Any]:
-    bounds = {} if least is None else {"minimum": least, "maximum": most}
-    return {"type": kind, "description": description, **bounds}

@@ -40,6 +40,7 @@ class NewJob:
         request: `GenerateRequest.to_dict()`; what the runner makes.
         notes: lines for its log, such as what was snapped.
         priority: higher goes first.
+        token: id of the token that it was asked for with; its limits hold.
         deadline: seconds since 1970; not done by then, it is cancelled.
         idempotency_key, body_hash: how a repeat is recognised.
         extras: what a dialect remembers beside the input.
@@ -61,6 +62,7 @@ class NewJob:
     source: str = "api"
     batch: str | None = None
     extras: Mapping[str, Any] = field(default_factory=dict)
+    token: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +110,7 @@ class Job:
     batch: str | None
     shared: bool
     extras: Mapping[str, Any]
+    token: str | None = None
 
     @property
     def ended(self) -> bool:

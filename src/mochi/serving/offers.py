@@ -8,8 +8,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mochi.serving.inputs import Checked, check_input
 from mochi.serving.problems import Problem, invalid
 from mochi.serving.runner.protocol import Description, ModelEntry, Runner
+from mochi.serving.settings import ServeSettings
 from mochi.serving.store.catalog import Catalog
 from mochi.serving.store.database import DatabaseError
 
@@ -38,6 +40,11 @@ class Offer:
     def version(self) -> str:
         """64 hexadecimal digits."""
         return self.description.version
+
+    def check(self, given: object, settings: ServeSettings, prefix: str = "input.") -> Checked:
+        """An input for this model; raises as `check_input`."""
+        defaults = self.description.defaults
+        return check_input(given, defaults, settings, prefix, self.entry.lora_scales)
 
 
 class Offers:

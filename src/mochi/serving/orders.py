@@ -12,7 +12,7 @@ from typing import Any
 from mochi.core.errors import RequestError
 from mochi.serving.bell import JOBS
 from mochi.serving.estimates import check_fits
-from mochi.serving.inputs import Checked, check_input
+from mochi.serving.inputs import LORAS, Checked
 from mochi.serving.jobs import (
     WEBHOOK_EVENTS,
     IdempotencyError,
@@ -25,6 +25,7 @@ from mochi.serving.jobs import (
 from mochi.serving.offers import Offer
 from mochi.serving.problems import Problem, field_problem, invalid
 from mochi.serving.services import Services
+from mochi.serving.store.tokens import Identity
 
 _REPEAT_SECONDS = 120.0
 _DURATION = re.compile(r"(\d{1,7})(ms|s|m|h|d)?")
@@ -42,7 +43,7 @@ class Order:
         body: all that was sent, to recognise a repeat by.
     """
 
-    account: str
+    who: Identity
     version: str | None
     headers: Mapping[str, str]
     body: object
@@ -65,10 +66,12 @@ def enqueue(
     digest = _digest(order.body)
     key = _key(order.headers)
     if key is None and not batch and _is_retry(order.headers):
-        known = services.store.recent(order.account, digest, _REPEAT_SECONDS)
+        known = services.store.recent(order.who.account, digest, _REPEAT_SECONDS)
         if known is not None:
             return [known], True
-    checked = _checked(services, offer, order.account, inputs, batch)
+    checked = _checked(services, offer, order.who.account, inputs, batch)
+    seconds = [_seconds(services, offer, it) for it in checked]
+    _check_allowance(services, order.who, seconds)
     common = _common(services, order, offer, digest)
     batch_id = new_id() if batch else None
     jobs = [
@@ -77,7 +80,7 @@ def enqueue(
             input=it.input,
             request=it.request | {"model": offer.public_source},
             notes=it.notes,
-            estimate_seconds=_seconds(services, offer, it),
+            estimate_seconds=seconds[number],
             idempotency_key=None if key is None else f"{key}#{number}",
             batch=batch_id,
         )
@@ -109,8 +112,8 @@ def _checked(
     for number, given in enumerate(inputs):
         prefix = f"inputs[{number}]." if batch else "input."
         try:
-            it = check_input(given, offer.description.defaults, services.settings, prefix)
-            check_safe(services, account, it.request["prompt"], prefix)
+            it = offer.check(given, services.settings, prefix)
+            check_safe(services, account, it, prefix)
             check_fits(services, offer.name, it.request, prefix)
             checked.append(it)
         except Problem as problem:
@@ -120,21 +123,45 @@ def _checked(
     return checked
 
 
-def check_safe(services: Services, account: str, prompt: str, prefix: str) -> None:
-    """Refuse a prompt that asks for what is not made here, or note it, as the settings say.
+def check_safe(services: Services, account: str, checked: Checked, prefix: str) -> None:
+    """Refuse a prompt, or an adapter by its name, that asks for what is not made here, or note it,
+    as the settings say.
 
     Raises:
         Problem: 422, of type `refused`.
     """
-    verdict = services.safety.look(prompt)
-    if verdict is None:
+    prompt, names = checked.request["prompt"], [name for name, _ in checked.request.get(LORAS, [])]
+    for point, text in [("prompt", prompt), *((LORAS, name) for name in names)]:
+        verdict = services.safety.look(text)
+        if verdict is None:
+            continue
+        action = "refused" if verdict.refused else "flagged"
+        digest = hashlib.sha256(prompt.encode()).hexdigest()
+        about = {"point": point, "term": verdict.term, "prompt_sha256": digest}
+        services.audit.add(account, action, None, **about)
+        if verdict.refused:
+            rule = "asks for something that this server does not make"
+            raise invalid([{"type": "refused", "field": f"{prefix}{point}", "description": rule}])
+
+
+def _check_allowance(services: Services, who: Identity, new: Sequence[float | None]) -> None:
+    """Refuse what goes beyond a token's seconds of a day.
+
+    Raises:
+        Problem: 429.
+    """
+    limit = who.allowance.seconds_per_day
+    if limit is None or who.token is None:
         return
-    action = "refused" if verdict.refused else "flagged"
-    digest = hashlib.sha256(prompt.encode()).hexdigest()
-    services.audit.add(account, action, None, term=verdict.term, prompt_sha256=digest)
-    if verdict.refused:
-        rule = "asks for something that this server does not make"
-        raise invalid([{"type": "refused", "field": f"{prefix}prompt", "description": rule}])
+    used, promised = services.usage.of(who.token), services.usage.promised(who.token)
+    asked = sum(seconds or 0.0 for seconds in new)
+    if used + promised + asked <= limit:
+        return
+    words = (
+        f"this token may take {limit:g} s of a device in 24 hours: {used:.1f} s are used, "
+        f"{promised:.1f} s wait, {asked:.1f} s are asked for"
+    )
+    raise Problem(429, words, title="Allowance used", headers={"Retry-After": "600"})
 
 
 def _common(services: Services, order: Order, offer: Offer, digest: str) -> dict[str, Any]:
@@ -144,7 +171,9 @@ def _common(services: Services, order: Order, offer: Offer, digest: str) -> dict
     except RequestError as error:
         raise invalid([field_problem(error)]) from None
     return {
-        "account": order.account,
+        "account": order.who.account,
+        "token": order.who.token,
+        "priority": order.who.allowance.priority,
         "model": offer.name,
         "version": offer.version,
         "deadline": _deadline(services, order.headers),

@@ -54,6 +54,7 @@ def prediction(job: Job, base: str, links: Links, *, waiting: bool = False) -> d
         "source": job.source,
         "batch": job.batch,
         "data_removed": False,
+        "shared": job.shared,
         "input": dict(job.input),
         **outputs(job, base, links),
         "error": job.error,

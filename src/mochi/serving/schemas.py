@@ -70,6 +70,7 @@ class Prediction(BaseModel):
     source: str
     batch: str | None
     data_removed: bool
+    shared: bool
     input: dict[str, Any]
     output: str | None
     variants: Variants | None
@@ -224,6 +225,15 @@ class TokenCount(BaseModel):
     cut: bool
 
 
+class AllowanceState(BaseModel):
+    """What a token may take, and what it took within the last day."""
+
+    concurrency: int | None
+    seconds_per_day: float | None
+    priority: int
+    seconds_used: float
+
+
 class Account(BaseModel):
     """Who asks."""
 
@@ -231,6 +241,7 @@ class Account(BaseModel):
     username: str
     name: str
     scopes: list[str]
+    allowance: AllowanceState
 
 
 class Hardware(BaseModel):

@@ -6,10 +6,11 @@ import fcntl
 import os
 import secrets
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -17,6 +18,7 @@ from mochi.core.errors import OutputError
 from mochi.serving import made
 from mochi.serving.blobs import Blobs, open_blobs
 from mochi.serving.bus import EventBus, open_bus
+from mochi.serving.configured import model_entries, open_signer
 from mochi.serving.housekeeping import Housekeeper
 from mochi.serving.jobs import ENDED, Job
 from mochi.serving.limiter import Limiter
@@ -37,6 +39,7 @@ from mochi.serving.store.outbox import Outbox
 from mochi.serving.store.queue import SqlStore
 from mochi.serving.store.runtimes import Runtimes
 from mochi.serving.store.tokens import Tokens
+from mochi.serving.store.usage import Usage
 from mochi.serving.webhooks import Courier, Policy, Resolver, resolve
 from mochi.serving.worker import Worker
 
@@ -56,6 +59,7 @@ class Services:
     runtimes: Runtimes
     outbox: Outbox
     audit: Audit
+    usage: Usage
     blobs: Blobs
     bus: EventBus
     offers: Offers
@@ -78,11 +82,16 @@ class Services:
             worker.start()
         self.housekeeper.start()
 
+    @property
+    def runners(self) -> list[Runner]:
+        """Those of this process."""
+        return [worker.runner for worker in self.workers]
+
     def runner(self) -> Runner | None:
         """One that answers questions, or None."""
-        for worker in self.workers:
-            if worker.runner.state.state in ("idle", "busy"):
-                return worker.runner
+        for runner in self.runners:
+            if runner.state.state in ("idle", "busy"):
+                return runner
         return None
 
     def remove(self, job: Job) -> bool:
@@ -90,9 +99,14 @@ class Services:
         if job.status not in ENDED or not self.store.delete(job.id, job.account):
             return False
         for file in self.files.of(job.id):
-            self.blobs.delete(file.id)
-            self.files.remove(file.id)
+            self.remove_file(file.id)
+        self.database.scrub()
         return True
+
+    def remove_file(self, file_id: str) -> None:
+        """Remove a file, and what was made of it."""
+        self.files.remove(file_id)
+        self.blobs.delete(file_id)
 
     def close(self) -> None:
         """Stop: claim nothing more, end or hand back what runs, close everything."""
@@ -143,7 +157,7 @@ def _open(
     runtimes, outbox, audit = Runtimes(database), Outbox(database), Audit(database)
     blobs = open_blobs(settings.blobs or settings.data / "blobs")
     work, gone = made.new_work(settings.data / "work")
-    entries = tuple(ModelEntry(it.name, it.source, it.dtype) for it in settings.models)
+    entries = model_entries(settings)
     offers = Offers(entries, Catalog(database))
     bus = open_bus(database.unflushed())  # progress that is lost comes with the next step
     metrics = Metrics()
@@ -160,6 +174,8 @@ def _open(
         settings.price_per_hour,
         on_ready=offers.learn,
         on_end=lambda job: _ended(job, metrics, audit),
+        on_flag=lambda job, verdict: _flagged(job, verdict, audit),
+        sign=open_signer(settings, work),
     )
     _take_back(shelf, gone)
     workers = [Worker(make_runner(device, entries), shelf) for device in settings.devices]
@@ -172,6 +188,7 @@ def _open(
         runtimes,
         outbox,
         audit,
+        Usage(database),
         blobs,
         bus,
         offers,
@@ -203,9 +220,18 @@ def _take_back(shelf: Shelf, gone: Sequence[Path]) -> None:
 
 
 def _ended(job: Job, metrics: Metrics, audit: Audit) -> None:
-    metrics.ended(job.model, job.status, job.metrics.get("predict_time"))
+    seconds = job.metrics.get("predict_time")
+    metrics.ended(job.model, job.status, seconds)
+    refused = (job.error or "").startswith("[refused]")
+    detail = {"seconds": seconds} | ({"reason": job.error} if refused else {})
     with suppress(DatabaseError):
-        audit.add(job.account, job.status, job.id, seconds=job.metrics.get("predict_time"))
+        audit.add(job.account, "refused" if refused else job.status, job.id, **detail)
+
+
+def _flagged(job: Job, verdict: Mapping[str, Any], audit: Audit) -> None:
+    log.warning("run_flagged", id=job.id, **verdict)
+    with suppress(DatabaseError):
+        audit.add(job.account, "flagged", job.id, **verdict)
 
 
 def _take_folder(folder: Path) -> tuple[int, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -17,15 +17,66 @@ from mochi.core.errors import RequestError
 
 CONFIG = "serve.toml"
 DEFAULT_NAME = "genmoai/mochi-1"
+MAX_LORA_SCALE = 4.0
 _NAME = r"^[A-Za-z0-9][\w.-]{0,62}/[A-Za-z0-9][\w.-]{0,62}$"
+_LORA_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
 
 
 class ModelSetting(BaseModel, extra="forbid"):
-    """A model on offer: the name clients say, and what `mochi.load` is given."""
+    """A model on offer: the name clients say, and what `mochi.load` is given.
+
+    Attributes:
+        source: the model; the fields behind it are options of `mochi.load` by the same names.
+    """
 
     name: str = Field(DEFAULT_NAME, pattern=_NAME)
     source: str = "nano"
+    dit: str | None = None
+    vae: str | None = None
+    text_encoder: str | None = None
+    tokenizer: str | None = None
     dtype: str = "auto"
+    text_dtype: str = "float32"
+    dequantize: bool = False
+    products: str = "exact"
+    memory: str = "auto"
+
+    def options(self) -> dict[str, Any]:
+        """What `mochi.load` is given beside the source."""
+        return self.model_dump(exclude={"name", "source"}, exclude_none=True)
+
+
+class LoraSetting(BaseModel, extra="forbid"):
+    """An adapter on offer: the name clients say, and what `Pipeline.add_lora` is given.
+
+    Attributes:
+        scale: where a client says none.
+        models: names of the models that it is for; empty: all.
+        description: for people who choose.
+    """
+
+    name: str = Field(pattern=_LORA_NAME)
+    source: str
+    scale: float = Field(1.0, ge=-MAX_LORA_SCALE, le=MAX_LORA_SCALE)
+    mode: Literal["live", "merged"] = "live"
+    models: tuple[str, ...] = ()
+    description: str = ""
+
+
+class ClassifierSetting(BaseModel, extra="forbid"):
+    """A classifier of prompts or frames.
+
+    Attributes:
+        source: a folder, or a name on the hub.
+        labels: those that are watched.
+        threshold: from which chance on.
+        licence: agrees to a licence that asks for something, by its name.
+    """
+
+    source: str
+    labels: tuple[str, ...] = Field(min_length=1)
+    threshold: float = Field(0.8, gt=0, le=1)
+    licence: str | None = None
 
 
 class ServeSettings(BaseSettings):
@@ -36,6 +87,7 @@ class ServeSettings(BaseSettings):
         public_url: what clients reach the server by; addresses in answers begin with it.
         database: a PostgreSQL URL, for several servers; else SQLite in `data`.
         blobs: a folder, or a URL for fsspec (s3://, gs://).
+        models, loras: what clients may name; nothing else can be loaded.
         devices: one runner each; `auto` is the best one.
         waiting_limit, account_waiting_limit: jobs that may wait, in all and of one account.
         requests_per_minute: of one account or address; 0 is no limit.
@@ -46,8 +98,11 @@ class ServeSettings(BaseSettings):
         webhook_hosts: names that webhooks may go to; `*` is any public address.
         webhook_private: those of them that are named, without `*`, may be at private addresses.
         link_seconds: how long a signed address works.
-        safety: what the term list does: nothing, a line in the log, a refusal.
+        safety: what is done about what the term list or a classifier finds: nothing, a line in the
+            log and the audit, a refusal.
         safety_terms: a file with a term on each line, in place of the built-in list.
+        prompt_classifier, frame_classifier: asked in the runner, before and after the run.
+        c2pa_certificate, c2pa_key: PEM files; with them every video is signed.
     """
 
     model_config = SettingsConfigDict(env_prefix="MOCHI_SERVE_", extra="forbid")
@@ -60,6 +115,7 @@ class ServeSettings(BaseSettings):
     database: str | None = None
     blobs: str | None = None
     models: tuple[ModelSetting, ...] = (ModelSetting(name=DEFAULT_NAME),)
+    loras: tuple[LoraSetting, ...] = ()
     devices: tuple[str, ...] = ("auto",)
     waiting_limit: int = Field(1000, ge=1)
     account_waiting_limit: int = Field(200, ge=1)
@@ -80,6 +136,10 @@ class ServeSettings(BaseSettings):
     link_seconds: int = Field(24 * 3600, ge=60)
     safety: Literal["off", "log", "block"] = "log"
     safety_terms: Path | None = None
+    prompt_classifier: ClassifierSetting | None = None
+    frame_classifier: ClassifierSetting | None = None
+    c2pa_certificate: Path | None = None
+    c2pa_key: Path | None = None
     log_format: Literal["text", "json"] = "text"
 
     @field_validator("public_url")
@@ -95,6 +155,22 @@ class ServeSettings(BaseSettings):
         if not models or len({model.name for model in models}) != len(models):
             raise ValueError("must hold at least one model, and no name twice")
         return models
+
+    @model_validator(mode="after")
+    def _certificate_and_key(self) -> ServeSettings:
+        if (self.c2pa_certificate is None) != (self.c2pa_key is None):
+            raise ValueError("c2pa_certificate and c2pa_key come together")
+        return self
+
+    @model_validator(mode="after")
+    def _loras_of_models(self) -> ServeSettings:
+        names, known = [it.name for it in self.loras], {model.name for model in self.models}
+        if len(set(names)) != len(names):
+            raise ValueError("loras must hold no name twice")
+        for lora in self.loras:
+            if unknown := set(lora.models) - known:
+                raise ValueError(f"lora {lora.name} is for {unknown.pop()}, which is no model here")
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -121,7 +197,7 @@ def read_settings(**said: Any) -> ServeSettings:
         return ServeSettings(**{name: value for name, value in said.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
+        field = ".".join(str(part) for part in first["loc"]) or CONFIG
         rule = first["msg"].removeprefix("Value error, ")
         raise RequestError(field, first.get("input"), f"is not possible: {rule}") from None
     except ValueError as error:  # tomllib's, of a file that is none

@@ -34,6 +34,8 @@ class Shelf:
         owner: who holds the leases; begins with the server's own name.
         price_per_hour: of a device, or None.
         on_ready, on_end: told when a runner has come up, and when a run has ended.
+        on_flag: told what classifiers found in a run that went on all the same.
+        sign: puts a statement of where it comes from into a finished video, once.
     """
 
     store: Store
@@ -48,6 +50,8 @@ class Shelf:
     price_per_hour: float | None = None
     on_ready: Callable[[Runner], None] = lambda runner: None
     on_end: Callable[[Job], None] = lambda job: None
+    on_flag: Callable[[Job, Mapping[str, Any]], None] = lambda job, verdict: None
+    sign: Callable[[Path, str], None] = lambda video, model: None
 
 
 def stored(shelf: Shelf, job: Job, path: Path, facts: Mapping[str, Any]) -> Outcome:
@@ -57,6 +61,7 @@ def stored(shelf: Shelf, job: Job, path: Path, facts: Mapping[str, Any]) -> Outc
     """
     file_id, request = path.stem, job.request
     if path.exists():
+        shelf.sign(path, job.model)
         digest, size = _digest(path), path.stat().st_size
         shelf.blobs.put(file_id, path)
     else:  # it had been put there before
@@ -64,6 +69,8 @@ def stored(shelf: Shelf, job: Job, path: Path, facts: Mapping[str, Any]) -> Outc
     name = f"mochi-{job.id}.mp4"
     new = NewFile(file_id, job.account, name, "video/mp4", size, digest, prediction=job.id)
     patiently(job.id, lambda: shelf.files.add(new))
+    for verdict in facts.get("judged", []):
+        shelf.on_flag(job, verdict)
     seconds = {name: round(value, 4) for name, value in facts.get("seconds", {}).items()}
     metrics = {name: request[name] for name in ("frames", "height", "width", "steps")}
     metrics |= {"fps": request.get("fps", 30), "prompt_tokens": facts.get("prompt_tokens")}

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
+from mochi.serving.decoding import decode_apart
 from mochi.serving.jobs import new_id
+from mochi.serving.pictures import MAKERS
+from mochi.serving.problems import Problem
 from mochi.serving.services import Services
 from mochi.serving.store.files import StoredFile
 
@@ -19,8 +20,9 @@ TYPES = {
     "last_frame": "image/png",
     "spritesheet": "image/png",
 }
-_SHEET_COLUMNS, _SHEET_FRAMES = 4, 16
+_PATIENCE_SECONDS = 10.0
 _making = threading.Lock()  # one at a time: decoding is memory, and readers can wait
+_making_uploads = threading.Lock()  # which may take minutes, and hold up nobody else
 
 
 def variant_key(services: Services, file: StoredFile, variant: str) -> str:
@@ -29,19 +31,41 @@ def variant_key(services: Services, file: StoredFile, variant: str) -> str:
     Raises:
         VideoError: the video cannot be read.
         OutputError: the variant cannot be stored.
+        Problem: 503, others' uploads are being read.
     """
     key = f"{file.id}.{variant}"
     if services.blobs.size(key) is not None:
         return key
-    with _making, _local_copy(services, file) as video:
+    with _turn(file), _local_copy(services, file) as video:
         if services.blobs.size(key) is None:
             made = services.work / f"{new_id()}.{'gif' if variant == 'gif' else 'png'}"
             try:
-                _MAKERS[variant](video, made)
+                _make(file, variant, video, made)
                 services.blobs.put(key, made)
+                if services.files.get(file.id) is None:  # deleted meanwhile
+                    services.blobs.delete(file.id)
             finally:
                 made.unlink(missing_ok=True)
     return key
+
+
+@contextmanager
+def _turn(file: StoredFile) -> Iterator[None]:
+    lock = _making if file.prediction is not None else _making_uploads
+    if not lock.acquire(timeout=-1 if lock is _making else _PATIENCE_SECONDS):
+        raise Problem(503, "other uploads are being read", headers={"Retry-After": "10"})
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _make(file: StoredFile, variant: str, video: Path, made: Path) -> None:
+    """Our own videos are read here; what somebody sent is read by another process."""
+    if file.prediction is None:
+        decode_apart(variant, video, made)
+    else:
+        MAKERS[variant](video, made)
 
 
 @contextmanager
@@ -55,64 +79,3 @@ def _local_copy(services: Services, file: StoredFile) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             path.unlink()
-
-
-def _gif(video: Path, made: Path) -> None:
-    from mochi.video.formats import MAX_GIF_FPS
-    from mochi.video.reader import iter_frames, probe
-    from mochi.video.writer import open_writer
-
-    info = probe(video)
-    fps = min(info.fps, MAX_GIF_FPS)
-    with open_writer(made, fps, (info.height, info.width)) as writer:
-        for frame_HWC in iter_frames(video, fps=fps):
-            writer.write(frame_HWC)
-
-
-def _thumbnail(video: Path, made: Path) -> None:
-    from mochi.video.reader import iter_frames, probe
-
-    middle = probe(video).frames // 2
-    _save(next(itertools.islice(iter_frames(video), middle, None)), made)
-
-
-def _last_frame(video: Path, made: Path) -> None:
-    from mochi.video.reader import iter_frames
-
-    last = None
-    for frame_HWC in iter_frames(video):
-        last = frame_HWC
-    _save(last, made)
-
-
-def _spritesheet(video: Path, made: Path) -> None:
-    """Up to 16 frames, evenly spread, in rows of 4; what is left of the last row is black."""
-    import numpy as np
-
-    from mochi.video.reader import iter_frames, probe
-
-    count = probe(video).frames
-    chosen = set(np.linspace(0, count - 1, min(count, _SHEET_FRAMES)).round().astype(int).tolist())
-    frames = [frame for number, frame in enumerate(iter_frames(video)) if number in chosen]
-    rows = -(-len(frames) // _SHEET_COLUMNS)
-    height, width, colours = frames[0].shape
-    sheet = np.zeros((rows * height, _SHEET_COLUMNS * width, colours), np.uint8)
-    for number, frame in enumerate(frames):
-        row, column = divmod(number, _SHEET_COLUMNS)
-        top, left = row * height, column * width
-        sheet[top : top + height, left : left + width] = frame
-    _save(sheet, made)
-
-
-def _save(pixels_HWC: Any, made: Path) -> None:
-    from PIL import Image
-
-    Image.fromarray(pixels_HWC).save(made, format="PNG")
-
-
-_MAKERS: dict[str, Callable[[Path, Path], None]] = {
-    "gif": _gif,
-    "thumbnail": _thumbnail,
-    "last_frame": _last_frame,
-    "spritesheet": _spritesheet,
-}

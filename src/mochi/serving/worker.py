@@ -27,10 +27,15 @@ _LONGEST_PAUSE = 60.0
 
 
 class Worker:
-    """A thread that keeps one runner busy."""
+    """A thread that keeps one runner busy.
+
+    Attributes:
+        trouble: why it waits though there may be jobs; empty where all is well.
+    """
 
     def __init__(self, runner: Runner, shelf: Shelf):
         self.runner = runner
+        self.trouble = ""
         self._shelf = shelf
         self._owner = f"{shelf.owner}:{runner.state.name}"
         self._stopping = threading.Event()
@@ -68,9 +73,10 @@ class Worker:
             while not self._stopping.is_set():
                 try:
                     self._once()
-                    self._pause = 1.0
+                    self._pause, self.trouble = 1.0, ""
                 except (RunnerDiedError, DatabaseError, OutputError) as error:
-                    log.warning("worker_waits", owner=self._owner, reason=str(error))
+                    self.trouble = str(error)
+                    log.warning("worker_waits", owner=self._owner, reason=self.trouble)
                     self._wait(self._pause)
                     self._pause = min(_LONGEST_PAUSE, 2 * self._pause)
                 except Exception:

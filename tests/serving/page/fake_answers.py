@@ -47,10 +47,27 @@ INPUT = {
         "negative_prompt": {"type": "string", "x-order": 8, "default": ""},
         "solver": {"allOf": [{"$ref": "#/components/schemas/solver"}], "x-order": 9},
         "threshold": _number(10, "number", 0.001, 0.999, 0.1, "Of the schedule's linear part"),
-        "lora": {
-            "anyOf": [{"type": "string", "enum": ["watercolour", "night"]}, {"type": "null"}],
+        "step_cache": {
+            "anyOf": [
+                {"type": "string", "enum": ["off", "first-block", "tea"]},
+                {"type": "string", "pattern": "^(first-block|tea):0?\\.[0-9]*[1-9]$"},
+            ],
+            "default": "off",
             "x-order": 11,
-            "description": "An adapter from the server's list",
+            "x-advanced": True,
+        },
+        "loras": {
+            "type": "array",
+            "items": {
+                "anyOf": [
+                    {"type": "string", "enum": ["watercolour", "night"]},
+                    {"type": "string", "pattern": "^(watercolour|night):[0-9.]+$"},
+                ]
+            },
+            "x-scales": {"watercolour": 0.8, "night": 1.0},
+            "x-order": 12,
+            "x-advanced": True,
+            "description": "Adapters from the server's list",
         },
     },
 }
@@ -147,6 +164,7 @@ class Run:
             "error": self.error,
             "logs": "\n".join(self.logs),
             "batch": self.batch,
+            "shared": self.is_shared,
             "created_at": self.created_at,
             "started_at": None,
             "completed_at": None,

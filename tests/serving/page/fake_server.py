@@ -226,6 +226,9 @@ class Handler(BaseHTTPRequestHandler):
             case "PUT", _, ["share"]:
                 run.is_shared = True
                 self.json({"url": f"{self.server_ref.url}/p/{run.id}"})
+            case "DELETE", _, ["share"]:
+                run.is_shared = False
+                self.send(204, b"", "text/plain")
             case "GET", _, ["events"]:
                 self.events(run)
             case _:

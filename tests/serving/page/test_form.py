@@ -17,15 +17,38 @@ pytestmark = pytest.mark.needs_system("chromium", **CHROMIUM)
 def test_the_form_is_made_from_the_schema(page: Page) -> None:
     labels = page.locator("#input-panel .label").all_text_contents()
     everyday = ["Frames", "Steps", "Guidance", "Frames per second", "Width", "Height", "Seed"]
-    assert labels == [*everyday, "Negative prompt", "Solver", "Threshold", "LoRA"]
+    folded = ["Negative prompt", "Solver", "Threshold", "Step cache", "LoRAs"]
+    assert labels == [*everyday, *folded]
     expect(page.locator(".advanced")).not_to_have_attribute("open", "")
     page.get_by_text("Advanced").click()
     expect(page.get_by_role("radio", name="euler")).to_be_checked()
-    lora = page.get_by_role("radiogroup", name="LoRA")
-    expect(lora.get_by_role("radio")).to_have_count(3)
-    expect(lora.get_by_role("radio", name="none")).to_be_checked()
     slider = page.locator(".field[data-field=num_frames] input[type=range]")
     assert slider.get_attribute("step") == "6"
+
+
+def test_adapters_are_picked_each_with_its_scale(page: Page) -> None:
+    page.get_by_text("Advanced").click()
+    loras = page.get_by_role("group", name="LoRAs")
+    scale = loras.get_by_role("spinbutton", name="Scale of watercolour")
+    expect(scale).to_be_hidden()
+    loras.get_by_text("watercolour").click()
+    expect(scale).to_have_value("0.8")
+    page.get_by_role("tab", name="JSON").click()
+    shown = page.locator("#json")
+    assert json.loads(shown.input_value())["loras"] == ["watercolour"]
+    shown.fill('{"prompt": "x", "loras": ["night:0.25"], "step_cache": "tea:0.05"}')
+    page.get_by_role("tab", name="Form").click()
+    expect(scale).to_be_hidden()
+    expect(loras.get_by_role("spinbutton", name="Scale of night")).to_have_value("0.25")
+    loras.get_by_role("spinbutton", name="Scale of night").fill("0.5")
+    page.get_by_role("tab", name="JSON").click()
+    assert json.loads(shown.input_value())["loras"] == ["night:0.5"]
+    assert json.loads(shown.input_value())["step_cache"] == "tea:0.05"
+    expect(page.locator("#json-error")).to_have_text("")
+    page.get_by_role("tab", name="Form").click()
+    loras.get_by_text("night").click()
+    page.get_by_role("tab", name="JSON").click()
+    assert "loras" not in json.loads(shown.input_value())
 
 
 def test_five_views_are_one_input(bench: Bench, page: Page) -> None:

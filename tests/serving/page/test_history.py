@@ -118,6 +118,11 @@ def test_a_shared_link_shows_the_video_and_nothing_more(bench: Bench, page: Page
     expect(guest.locator("#composer")).to_be_hidden()
     expect(guest.get_by_role("button", name="Delete")).to_have_count(0)
     expect(guest.locator("#token-dialog")).to_be_hidden()
+    bench.world.token = None
+    page.get_by_role("button", name="Stop sharing").click()
+    expect(page.locator("#toast")).to_have_text("The link no longer works")
+    expect(page.get_by_role("button", name="Stop sharing")).to_have_count(0)
+    assert not run.is_shared
 
 
 @pytest.mark.long

@@ -35,6 +35,7 @@ _SNIFFED = (
     (b"\x1aE\xdf\xa3", "video/webm"),
 )
 
+VIDEOS = ("video/mp4", "video/webm", "image/gif")
 Variant = Literal["gif", "thumbnail", "last_frame", "spritesheet"]
 
 
@@ -129,8 +130,9 @@ def delete(file_id: str, parts: Parts, who: Maker) -> None:
     file = _find(parts, file_id, who.account)
     if file.prediction is not None:
         raise Problem(409, "it belongs to a prediction: delete that")
-    parts.files.remove(file_id)
-    parts.blobs.delete(file_id)
+    parts.remove_file(file_id)
+    parts.database.scrub()
+    parts.audit.add(who.account, "deleted", None, file=file_id)
 
 
 @router.get(
@@ -176,8 +178,8 @@ def content_of(
     """A file's bytes, or those of a variant of it."""
     key, media_type, name = file.id, file.content_type, file.name
     if variant is not None:
-        if file.prediction is None:
-            raise not_found("variant of an upload")
+        if file.content_type not in VIDEOS:
+            raise not_found("variant: it is no video")
         try:
             key = variant_key(parts, file, variant)
         except VideoError as error:

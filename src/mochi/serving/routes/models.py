@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import asdict
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from fastapi.responses import PlainTextResponse
 from starlette.requests import Request
 
@@ -15,7 +16,7 @@ from mochi.serving import webhooks
 from mochi.serving.auth import Base, Parts, Reader, identify
 from mochi.serving.estimates import memory, place, price, runtime
 from mochi.serving.examples import examples
-from mochi.serving.inputs import check_input, input_schema
+from mochi.serving.input_schema import input_schema
 from mochi.serving.offers import Offer
 from mochi.serving.orders import check_safe
 from mochi.serving.present import moment
@@ -91,16 +92,18 @@ def readme(owner: str, name: str, parts: Parts, who: Reader) -> PlainTextRespons
     return PlainTextResponse(text, media_type="text/markdown; charset=utf-8")
 
 
-@router.get("/v1/presets", response_model=Listing, responses=problems())
-def presets(parts: Parts, who: Reader) -> Any:
-    """Settings by name, with what they take at the first model's own size."""
-    offer = parts.offers.resolve(None)
+@router.get("/v1/presets", response_model=Listing, responses=problems(404, 422))
+def presets(
+    parts: Parts, who: Reader, model: Annotated[str | None, Query(max_length=200)] = None
+) -> Any:
+    """Settings by name, with what they take at the model's own size; else at the first model's."""
+    offer = parts.offers.resolve(model)
     return {"results": [_preset(parts, offer, name) for name in (None, *PRESETS)]}
 
 
 def _preset(parts: Services, offer: Offer, name: str | None) -> dict[str, Any]:
     given = {"prompt": "any", "seed": 0} | ({} if name is None else {"preset": name})
-    checked = check_input(given, offer.description.defaults, parts.settings)
+    checked = offer.check(given, parts.settings)
     seconds = parts.runtimes.estimate(offer.name, checked.request)
     title = "The model's own settings" if name is None else name.capitalize()
     return {
@@ -117,8 +120,8 @@ def _preset(parts: Services, offer: Offer, name: str | None) -> dict[str, Any]:
 def estimate(body: EstimateOrder, parts: Parts, who: Reader) -> Any:
     """What a run would take; nothing is enqueued."""
     offer = parts.offers.resolve(body.version)
-    checked = check_input(body.input, offer.description.defaults, parts.settings)
-    check_safe(parts, who.account, checked.request["prompt"], "input.")
+    checked = offer.check(body.input, parts.settings)
+    check_safe(parts, who.account, checked, "input.")
     seconds = parts.runtimes.estimate(offer.name, checked.request)
     half = None if seconds is None else seconds["p50"]
     return {
@@ -156,15 +159,21 @@ def count_tokens(body: CountOrder, parts: Parts, who: Reader) -> Any:
 @router.get("/v1/hardware", response_model=list[Hardware], responses=problems())
 def hardware(parts: Parts, who: Reader) -> Any:
     """The devices."""
-    names = dict.fromkeys(worker.runner.state.device for worker in parts.workers)
+    names = dict.fromkeys(runner.state.device for runner in parts.runners)
     return [{"name": name, "sku": name} for name in names]
 
 
 @router.get("/v1/account", response_model=Account, responses=problems())
-def account(who: Reader) -> Any:
-    """Who asks."""
-    scopes = sorted(who.scopes)
-    return {"type": "user", "username": who.account, "name": who.account, "scopes": scopes}
+def account(parts: Parts, who: Reader) -> Any:
+    """Who asks, and what this token may take."""
+    used = 0.0 if who.token is None else round(parts.usage.of(who.token), 3)
+    return {
+        "type": "user",
+        "username": who.account,
+        "name": who.account,
+        "scopes": sorted(who.scopes),
+        "allowance": {**asdict(who.allowance), "seconds_used": used},
+    }
 
 
 @router.get("/v1/webhooks/default/secret", responses=problems())
@@ -187,7 +196,8 @@ def server(request: Request, parts: Parts) -> dict[str, Any]:
             "running": counts.get("processing", 0),
             "limit": settings.waiting_limit,
         },
-        "runners": [_runner(worker.runner.state) for worker in parts.workers],
+        "runners": [_runner(runner.state) for runner in parts.runners],
+        "trouble": next((it.trouble for it in parts.workers if it.trouble), None),
         "price_per_hour": settings.price_per_hour,
         "currency": settings.currency,
         "webhooks": bool(settings.webhook_hosts),
@@ -252,7 +262,8 @@ def _model(parts: Services, offer: Offer, base: str) -> dict[str, Any]:
 
 
 def _version(parts: Services, offer: Offer) -> dict[str, Any]:
-    schema = input_schema(offer.description.defaults, parts.settings)
+    defaults, loras = offer.description.defaults, offer.entry.lora_scales
+    schema = input_schema(defaults, parts.settings, loras)
     output = {"type": "string", "format": "uri", "title": "Output"}
     document = {
         "openapi": "3.1.0",

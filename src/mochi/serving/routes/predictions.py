@@ -120,7 +120,7 @@ def _order(
     who: Identity,
 ) -> Order:
     return Order(
-        account=who.account,
+        who=who,
         version=version,
         headers=request.headers,
         body=[request.url.path, body.model_dump()],

@@ -13,7 +13,7 @@ from starlette.datastructures import UploadFile
 
 from mochi.serving.auth import Base, Maker, Parts, Reader
 from mochi.serving.bell import JOBS
-from mochi.serving.inputs import FIELDS, MAX_FPS, snap_frames
+from mochi.serving.inputs import FIELDS, LORAS, MAX_FPS, snap_frames
 from mochi.serving.jobs import Job
 from mochi.serving.orders import Order, enqueue
 from mochi.serving.present import video
@@ -28,7 +28,7 @@ LONGEST_FRAMES = 163
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 _OWN = ("prompt", "model", "seconds", "size")
 _FLOATS = ("guidance_scale", "threshold")
-_TEXTS = ("prompt", "negative_prompt", "preset", "solver")
+_TEXTS = ("prompt", "negative_prompt", "preset", "solver", "step_cache")
 
 _field = {"type": "string"}
 _BODY: dict[str, Any] = {
@@ -164,7 +164,7 @@ def _enqueue(
     known = model if model is None or "/" in model else parts.offers.by_short_name(model)
     made = _input(parts, known, given)
     order = Order(
-        account=who.account,
+        who=who,
         version=known,
         headers=request.headers,
         body=[request.url.path, model, sent],
@@ -219,7 +219,10 @@ async def _fields(request: Request) -> dict[str, Any]:
     if kind not in ("multipart/form-data", "application/x-www-form-urlencoded"):
         raise Problem(415, "send multipart/form-data or application/json")
     async with request.form(max_files=1, max_fields=50) as form:
-        return {name: _part(name, value) for name, value in form.multi_items()}
+        fields = {name: _part(name, value) for name, value in form.multi_items()}
+        if LORAS in form:
+            fields[LORAS] = [_part(LORAS, value) for value in form.getlist(LORAS)]
+        return fields
 
 
 def _part(name: str, value: str | UploadFile) -> Any:

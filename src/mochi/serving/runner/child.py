@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ from mochi.core.events import (
     StepDone,
 )
 from mochi.serving.made import leave_note
+from mochi.serving.runner.judges import Judges, RefusedError
 
 if TYPE_CHECKING:
     from mochi.memory.plan import Room
@@ -47,6 +48,7 @@ SHOWN_FRAMES = 8
 TOKEN_LIMIT = 256
 _CODES: tuple[tuple[type[MochiError], str], ...] = (
     (Cancelled, "cancelled"),
+    (RefusedError, "refused"),
     (RequestError, "invalid"),
     (DoesNotFitError, "does_not_fit"),
     (WeightsError, "bad_weights"),
@@ -101,10 +103,14 @@ class Models:
         self._warm: tuple[str, Pipeline] | None = None
         self._room: Room | None = None  # before anything is loaded
         self._asked: dict[str, Pipeline] = {}
+        self.judges = Judges(hello["models"][0].get("checks"))
 
     def describe(self) -> list[dict[str, Any]]:
         """What is known of each model without reading its weights."""
         found = [self._describe(name) for name in self._entries]
+        for name in self._entries:
+            self._try_loras(name)
+        self.judges.load()
         self._room = self._for_questions(found[0]["name"]).budget.room
         return found
 
@@ -120,12 +126,28 @@ class Models:
             "defaults": asdict(card.settings),
         }
 
-    def for_runs(self, name: str) -> Pipeline:
-        """The loaded model; another one that was loaded goes first."""
+    def _try_loras(self, name: str) -> None:
+        """Put each adapter on once: one that does not fit is told when the server starts."""
+        pipe = self._for_questions(name)
+        for lora in self._entries[name]["loras"]:
+            pipe.add_lora(lora["source"], name=lora["name"])
+            pipe.clear_loras()
+
+    def for_runs(self, name: str, loras: Sequence[tuple[str, float]] = ()) -> Pipeline:
+        """The loaded model, wearing these adapters; another one that was loaded goes first."""
         if self._warm is None or self._warm[0] != name:
             self._warm = None
             self._warm = (name, self._open(name))
-        return self._warm[1]
+        pipe = self._warm[1]
+        if [worn.name for worn in pipe.loras] != [lora for lora, _ in loras]:
+            pipe.clear_loras()  # their order counts too, in the last bits of their sum
+            sources = {lora["name"]: lora for lora in self._entries[name]["loras"]}
+            for lora, scale in loras:
+                known = sources[lora]
+                pipe.add_lora(known["source"], scale, name=lora, mode=known["mode"])
+        for lora, scale in loras:
+            pipe.set_lora_scale(lora, scale)
+        return pipe
 
     def tokens(self, model: str, prompt: str) -> dict[str, Any]:
         """How much of a prompt the model reads."""
@@ -152,7 +174,7 @@ class Models:
         import mochi
 
         entry = self._entries[name]
-        return mochi.load(entry["source"], device=self._device, dtype=entry["dtype"])
+        return mochi.load(entry["source"], device=self._device, **entry["options"])
 
 
 def _listen(
@@ -188,19 +210,24 @@ def _run(models: Models, voice: Voice, order: Mapping[str, Any], token: CancelTo
     from mochi.core.request import GenerateRequest
 
     try:
-        request = GenerateRequest.from_dict(order["request"])
-        rendered = models.for_runs(order["model"]).generate_to(
+        fields = dict(order["request"])
+        loras = fields.pop("loras", [])
+        request = GenerateRequest.from_dict(fields)
+        judged = models.judges.prompt(request.prompt)
+        rendered = models.for_runs(order["model"], loras).generate_to(
             order["path"],
             request,
             overwrite=True,
-            preview=True,
+            preview=not models.judges.blocks_frames,
             on_event=Relay(voice),
             cancel=token,
         )
+        judged += models.judges.frames(Path(order["path"]))
         facts = {
             "seconds": dict(rendered.seconds),
             "prompt_tokens": rendered.prompt_tokens,
             "truncated": rendered.truncated,
+            "judged": judged,
         }
         leave_note(Path(order["path"]), order["id"], facts)
     except Exception as error:

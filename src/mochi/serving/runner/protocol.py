@@ -13,17 +13,65 @@ Listen = Callable[[str, Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True)
+class LoraEntry:
+    """An adapter that the server's configuration offers.
+
+    Attributes:
+        source: what `Pipeline.add_lora` is given.
+        scale: where nobody says one.
+    """
+
+    name: str
+    source: str
+    scale: float = 1.0
+    mode: str = "live"
+
+
+@dataclass(frozen=True)
+class Watch:
+    """A classifier: where it is, which of its labels are watched, and from which chance on."""
+
+    source: str
+    labels: tuple[str, ...]
+    threshold: float
+    licence: str | None = None
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What is looked at around a run.
+
+    Attributes:
+        blocks: whether a finding ends the run; else it is told with the facts.
+    """
+
+    blocks: bool = False
+    prompt: Watch | None = None
+    frames: Watch | None = None
+
+
+@dataclass(frozen=True)
 class ModelEntry:
     """A model that the server's configuration offers.
 
     Attributes:
         name: `owner/name`, as clients call it.
         source: what `mochi.load` is given.
+        options: further arguments of `mochi.load`, by name.
+        loras: adapters that fit it.
+        checks: of prompts and frames.
     """
 
     name: str
     source: str
-    dtype: str = "auto"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    loras: tuple[LoraEntry, ...] = ()
+    checks: Checks = field(default_factory=Checks)
+
+    @property
+    def lora_scales(self) -> dict[str, float]:
+        """Usual scales of its adapters, by name."""
+        return {lora.name: lora.scale for lora in self.loras}
 
 
 @dataclass(frozen=True)
@@ -89,6 +137,9 @@ class Runner(Protocol):
         self, job_id: str, model: str, request: Mapping[str, Any], path: Path, listen: Listen
     ) -> Mapping[str, Any]:
         """Make a video at `path`; returns facts about it.
+
+        Args:
+            request: `GenerateRequest.to_dict()`, and `loras`: pairs of a name and a scale.
 
         Raises:
             Cancelled: somebody asked.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,20 @@ class Database:
         """An insert that knows `on_conflict_do_nothing` and `on_conflict_do_update`."""
         return postgresql.insert(table) if self.is_postgresql else sqlite.insert(table)
 
+    def scrub(self) -> None:
+        """Let no deleted row stay readable: SQLite's log of changes still holds it until it is
+        emptied. Does nothing while somebody reads; it is done again later."""
+        if self.is_postgresql:
+            return
+        raw = self.engine.raw_connection()
+        try:
+            with self._turn, suppress(sqlite3.Error), closing(raw.cursor()) as cursor:
+                cursor.execute("PRAGMA busy_timeout=0")
+                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                cursor.execute(f"PRAGMA busy_timeout={1000 * _BUSY_SECONDS}")
+        finally:
+            raw.close()
+
     def close(self) -> None:
         """Close every connection."""
         self.engine.dispose()
@@ -135,6 +150,7 @@ def _sqlite(url: sa.URL, durable: bool) -> Engine:
             "journal_mode=WAL",
             f"synchronous={'FULL' if durable else 'NORMAL'}",
             "foreign_keys=ON",
+            "secure_delete=ON",  # what is deleted is overwritten
         ):
             connection.execute(f"PRAGMA {pragma}")
 

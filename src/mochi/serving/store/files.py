@@ -76,6 +76,13 @@ class Files:
             rows = connection.execute(query.order_by(_f.seq.desc()).limit(limit))
             return [StoredFile(**row._mapping) for row in rows]
 
+    def uploads_before(self, moment: float, limit: int = 100) -> list[StoredFile]:
+        """Uploads from before `moment`, oldest first: what retention removes."""
+        old = sa.and_(_f.prediction.is_(None), _f.created_at < moment)
+        with self._database.read() as connection:
+            rows = connection.execute(sa.select(files).where(old).order_by(_f.seq).limit(limit))
+            return [StoredFile(**row._mapping) for row in rows]
+
     def of(self, prediction: str) -> list[StoredFile]:
         """Everything that a job made."""
         with self._database.read() as connection:

@@ -30,6 +30,7 @@ from mochi.serving.jobs import (
 from mochi.serving.store.database import Database
 from mochi.serving.store.tables import accounts, outbox, predictions
 from mochi.serving.store.turns import in_turn
+from mochi.serving.store.usage import may_run, note, still_may
 
 MAX_LOG_CHARS = 200_000
 _p = predictions.c
@@ -140,12 +141,13 @@ class SqlStore:
     def claim(self, owner: str, models: Sequence[str], lease_seconds: float) -> Job | None:
         now = self.database.clock()
         turn = (
-            sa.select(_p.seq, _p.account)
+            sa.select(_p.seq, _p.account, _p.token)
             .join(accounts, accounts.c.name == _p.account)
             .where(
                 _p.status == "starting",
                 _p.model.in_(models),
                 sa.or_(_p.deadline.is_(None), _p.deadline > now),
+                may_run(_p.token),
             )
             .order_by(_p.priority.desc(), _p.attempts, accounts.c.last_claim, _p.seq)
             .limit(1)
@@ -153,7 +155,7 @@ class SqlStore:
         )
         with self.database.write() as connection:
             found = connection.execute(turn).one_or_none()
-            if found is None:
+            if found is None or not still_may(connection, found.token):
                 return None
             change = {
                 "status": "processing",
@@ -304,6 +306,7 @@ class SqlStore:
         change: dict[str, Any] = {"status": status, "completed_at": now, **_NO_LEASE, **values}
         job = self._change(connection, chosen, change)
         if job is not None:
+            note(connection, job, now)
             self._announce(connection, job, "completed")
         return job
 

@@ -58,6 +58,7 @@ predictions = Table(
     Column("batch", String(26)),
     Column("shared", Boolean, nullable=False),
     Column("extras", JSON, nullable=False),
+    Column("token", String(26)),
     UniqueConstraint("account", "idempotency_key", name="one_job_per_key"),
     Index("predictions_by_status", "status", "priority", "seq"),
     Index("predictions_by_account", "account", "seq"),
@@ -112,6 +113,21 @@ tokens = Table(
     Column("scopes", JSON, nullable=False),
     Column("created_at", Double, nullable=False),
     Column("revoked_at", Double),
+    Column("concurrency", Integer),
+    Column("seconds_per_day", Double),
+    Column("priority", Integer, nullable=False, server_default="0"),
+)
+
+usage = Table(
+    "usage",
+    metadata,
+    Column("id", _Serial, primary_key=True, autoincrement=True),
+    Column("at", Double, nullable=False),
+    Column("account", String(64), nullable=False),
+    Column("token", String(26)),
+    Column("seconds", Double, nullable=False),
+    Index("usage_by_token", "token", "at"),
+    sqlite_autoincrement=True,
 )
 
 outbox = Table(

@@ -8,7 +8,7 @@ import hmac
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Literal
 
 import sqlalchemy as sa
@@ -20,17 +20,47 @@ from mochi.serving.store.tables import secrets, tokens
 
 Scope = Literal["read", "run", "metrics", "admin"]
 SCOPES: tuple[Scope, ...] = ("read", "run", "metrics", "admin")
+MAX_PRIORITY = 100
 _TOKEN = re.compile(r"mochi_([a-z2-7]{26})_([a-z2-7]{52})")
 _ACCOUNT = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _t = tokens.c
 
 
 @dataclass(frozen=True)
+class Allowance:
+    """What a token may take.
+
+    Attributes:
+        concurrency: jobs that run at once; more wait. None: no limit.
+        seconds_per_day: of a device within 24 hours; None: no limit.
+        priority: its jobs go before those of a lower one.
+    """
+
+    concurrency: int | None = None
+    seconds_per_day: float | None = None
+    priority: int = 0
+
+    def __post_init__(self) -> None:
+        if self.concurrency is not None and self.concurrency < 1:
+            raise RequestError("concurrency", self.concurrency, "must be at least 1", 1)
+        if self.seconds_per_day is not None and not self.seconds_per_day > 0:
+            raise RequestError("seconds_per_day", self.seconds_per_day, "must be more than 0", 3600)
+        if not -MAX_PRIORITY <= self.priority <= MAX_PRIORITY:
+            rule = f"must be -{MAX_PRIORITY} to {MAX_PRIORITY}"
+            raise RequestError("priority", self.priority, rule, 0)
+
+
+UNLIMITED = Allowance()
+
+
+@dataclass(frozen=True)
 class Identity:
-    """Who asks, and what they may do."""
+    """Who asks, and what they may do; `token` is the id of theirs, if they have one."""
 
     account: str
     scopes: frozenset[str]
+    token: str | None = None
+    allowance: Allowance = UNLIMITED
 
     def may(self, scope: Scope) -> bool:
         """`run` includes `read`, `admin` includes all."""
@@ -48,6 +78,9 @@ class TokenRow:
     scopes: Sequence[str]
     created_at: float
     revoked_at: float | None
+    concurrency: int | None
+    seconds_per_day: float | None
+    priority: int
 
 
 class Tokens:
@@ -57,12 +90,18 @@ class Tokens:
         self._database = database
         self.needed = False  # whether a token exists, as last seen
 
-    def create(self, scopes: Sequence[str], account: str | None = None) -> str:
+    def create(
+        self,
+        scopes: Sequence[str],
+        account: str | None = None,
+        allowance: Allowance = UNLIMITED,
+    ) -> str:
         """A new token; it is shown this once.
 
         Args:
             scopes: of `SCOPES`.
             account: whose; a new account if None. Tokens of one account see the same predictions.
+            allowance: what may be taken with it.
 
         Raises:
             RequestError: an unknown scope, or a name that is no account's.
@@ -81,6 +120,7 @@ class Tokens:
             "hash": _hash(secret),
             "scopes": list(dict.fromkeys(scopes)),
             "created_at": self._database.clock(),
+            **asdict(allowance),
         }
         with self._database.write() as connection:
             connection.execute(sa.insert(tokens), values)
@@ -97,7 +137,8 @@ class Tokens:
         kept = row.hash if row is not None else _hash("")
         if not hmac.compare_digest(kept, _hash(match[2])) or row is None:
             return None
-        return Identity(row.account, frozenset(row.scopes))
+        allowance = Allowance(row.concurrency, row.seconds_per_day, row.priority)
+        return Identity(row.account, frozenset(row.scopes), row.id, allowance)
 
     def any(self) -> bool:
         """Whether a token exists, so that everybody needs one."""
@@ -108,7 +149,7 @@ class Tokens:
 
     def all(self) -> list[TokenRow]:
         """Every token there was, oldest first."""
-        columns = (_t.id, _t.account, _t.scopes, _t.created_at, _t.revoked_at)
+        columns = [_t[field.name] for field in fields(TokenRow)]
         with self._database.read() as connection:
             rows = connection.execute(sa.select(*columns).order_by(_t.created_at))
             return [TokenRow(**row._mapping) for row in rows]

@@ -13,6 +13,7 @@ import { isOver } from "./progress.js";
  * @property {(run: Prediction) => void} compare
  * @property {(run: Prediction) => Promise<void>} remove
  * @property {(run: Prediction) => Promise<string>} share
+ * @property {(run: Prediction) => Promise<void>} unshare
  * @property {() => Promise<Blob | null>} lastFrame
  */
 
@@ -36,6 +37,7 @@ export function actionBar(run, deeds, { isExample = false, mayChange = true }) {
     ),
     video && downloads(run, video, deeds),
     kept && video && iconButton("share", "Copy a link to share", () => share(run, deeds)),
+    kept && video && run.shared && unshareButton(run, deeds),
     kept && video && iconButton("compare", "Compare with another run", () => deeds.compare(run)),
     kept && isOver(run) && deleteButton(run, deeds),
   );
@@ -48,6 +50,19 @@ async function share(run, deeds) {
   } catch (error) {
     toast(refusal(/** @type {any} */ (error)), "bad");
   }
+}
+
+/** Whoever has the link sees nothing any more. @param {Prediction} run @param {Deeds} deeds */
+function unshareButton(run, deeds) {
+  const onclick = async () => {
+    try {
+      await deeds.unshare(run);
+      toast("The link no longer works");
+    } catch (error) {
+      toast(refusal(/** @type {any} */ (error)), "bad");
+    }
+  };
+  return h("button", { type: "button", class: "button small", onclick }, "Stop sharing");
 }
 
 /** The second press deletes; the question goes away by itself. */

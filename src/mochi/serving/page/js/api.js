@@ -16,6 +16,7 @@
  * @property {string | null} [error]
  * @property {string} [logs]
  * @property {string | null} [batch]
+ * @property {boolean} [shared]
  * @property {string} created_at
  * @property {string | null} [started_at]
  * @property {string | null} [completed_at]
@@ -102,9 +103,9 @@ export class Api {
     return (await this.send("GET", `/v1/models/${model}/readme`)).text();
   }
 
-  /** @returns {Promise<any[]>} */
-  async presets() {
-    return (await this.get("/v1/presets")).results;
+  /** @param {string} model @returns {Promise<any[]>} */
+  async presets(model) {
+    return (await this.get(`/v1/presets?model=${encodeURIComponent(model)}`)).results;
   }
 
   /** @returns {Promise<any[]>} */
@@ -181,6 +182,11 @@ export class Api {
   async share(id) {
     const path = `/v1/predictions/${encodeURIComponent(id)}/share`;
     return (await (await this.send("PUT", path)).json()).url;
+  }
+
+  /** @param {string} id */
+  async unshare(id) {
+    await this.send("DELETE", `/v1/predictions/${encodeURIComponent(id)}/share`);
   }
 
   /**

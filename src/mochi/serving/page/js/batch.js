@@ -7,7 +7,7 @@ import { MAX_SEED, randomSeed } from "./inputs.js";
 const MOST = 100;
 
 export class Batch {
-  /** @param {import("./inputs.js").Inputs} inputs @param {(text: string) => void} onlabel */
+  /** @param {import("./inputs.js").Inputs} inputs @param {(text: string, count: number) => void} onlabel */
   constructor(inputs, onlabel) {
     this.inputs = inputs;
     this.onlabel = onlabel;
@@ -72,6 +72,7 @@ export class Batch {
     const count = this.size();
     this.onlabel(
       this.mode === "one" ? "Run" : `Run ${plural(count, "video").replace(" videos", "")}`,
+      count,
     );
   }
 

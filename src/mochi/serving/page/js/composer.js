@@ -30,6 +30,10 @@ export class Composer {
     /** @type {AbortController | null} */
     this.asking = null;
     this.lastTokens = "";
+    /** How many videos the button will ask for. */
+    this.count = 1;
+    /** @type {any} */
+    this.told = null;
     this.prompt.addEventListener("input", () => {
       inputs.put("prompt", this.prompt.value, "prompt");
       this.grow();
@@ -118,13 +122,23 @@ export class Composer {
     }
   }
 
+  /** So many videos at once. @param {number} count */
+  many(count) {
+    this.count = count;
+    if (this.told) this.showEstimate(this.told);
+  }
+
   /** @param {any} estimate */
   showEstimate(estimate) {
+    this.told = estimate;
     const { seconds: time, memory_bytes: bytes, fits, price, queue, notes = [] } = estimate;
+    const { count } = this;
+    const whole = price && { ...price, amount: price.amount * count };
     const parts = [
-      time ? `about ${seconds(time.p50)}` : "time not measured yet",
+      time ? `about ${seconds(time.p50 * count)}` : "time not measured yet",
       bytes ? memory(bytes / 2 ** 30) : "",
-      costOf(price),
+      costOf(whole),
+      count > 1 && time ? `for ${count}, one after the other` : "",
       queue?.position > 1 ? `${plural(queue.position - 1, "run")} before it` : "",
     ];
     const line = h("span", {}, parts.filter(Boolean).join(" · "));
@@ -142,6 +156,7 @@ export class Composer {
 
   /** @param {string} text */
   say(text) {
+    this.told = null;
     fill(this.estimate, text);
   }
 }

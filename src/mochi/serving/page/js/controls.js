@@ -143,19 +143,69 @@ function radios(field, id, put) {
   return { parts: [target], target, show };
 }
 
-/** @param {Field} field @param {string} id @param {(value: any) => void} put @returns {Control} */
+/**
+ * Several of a list; beside a chosen one that has a scale, a number: `name:0.8`. A chosen one at
+ * its usual scale is its name alone.
+ *
+ * @param {Field} field @param {string} id @param {(value: any) => void} put @returns {Control}
+ */
 function checkboxes(field, id, put) {
-  const boxes = field.choices.map((choice) => h("input", { type: "checkbox", value: choice }));
-  const chosen = () => boxes.filter((box) => box.checked).map((box) => box.value);
-  for (const box of boxes) box.addEventListener("change", () => put(chosen()));
-  const labels = boxes.map((box) =>
-    h("label", { class: "segment" }, box, h("span", {}, box.value)),
+  const rows = field.choices.map((choice) => choiceRow(choice, field.scales[choice], say));
+  function say() {
+    put(rows.map((row) => row.value()).filter(Boolean));
+  }
+  const given = { id, class: "choices", role: "group", tabindex: -1 };
+  const target = h(
+    "div",
+    { ...given, "aria-labelledby": `${id}-label` },
+    rows.map((row) => row.element),
   );
-  const given = { id, class: "segments", role: "group", tabindex: -1 };
-  const target = h("div", { ...given, "aria-labelledby": `${id}-label` }, labels);
   const show = (/** @type {any} */ value) => {
-    const names = Array.isArray(value) ? value : [];
-    for (const box of boxes) box.checked = names.includes(box.value);
+    const names = new Map((Array.isArray(value) ? value : []).map(nameAndScale));
+    for (const row of rows) row.show(names);
   };
   return { parts: [target], target, show };
+}
+
+/** @param {string} choice @param {number | undefined} usual @param {() => void} say */
+function choiceRow(choice, usual, say) {
+  const box = h("input", { type: "checkbox", value: choice });
+  const number = h("input", {
+    type: "number",
+    class: "input number",
+    step: "any",
+    "aria-label": `Scale of ${choice}`,
+    value: usual ?? 1,
+  });
+  number.hidden = true;
+  const value = () => {
+    if (!box.checked) return null;
+    const isUsual = usual === undefined || number.value === "" || Number(number.value) === usual;
+    return isUsual ? choice : `${choice}:${number.value}`;
+  };
+  const paint = () => (number.hidden = usual === undefined || !box.checked);
+  box.addEventListener("change", () => {
+    paint();
+    say();
+  });
+  number.addEventListener("input", say);
+  const element = h(
+    "div",
+    { class: "choice" },
+    h("label", { class: "segment" }, box, h("span", {}, choice)),
+    number,
+  );
+  const show = (/** @type {Map<string, string | null>} */ names) => {
+    box.checked = names.has(choice);
+    const scale = names.get(choice) ?? String(usual ?? 1);
+    if (number !== document.activeElement) number.value = scale;
+    paint();
+  };
+  return { element, value, show };
+}
+
+/** @param {any} text @returns {[string, string | null]} */
+function nameAndScale(text) {
+  const [name, ...scale] = String(text).split(":");
+  return [name, scale.length ? scale.join(":") : null];
 }

@@ -32,10 +32,11 @@ let shipped = { examples: [], machine: null };
 const nameOf = (/** @type {any} */ one) => `${one.owner}/${one.name}`;
 const modelName = () => (model ? nameOf(model) : "");
 const target = () => ({ origin: location.origin, model: modelName(), auth: Boolean(server?.auth) });
-const runner = () =>
-  server?.runners?.find((/** @type {any} */ one) => one.model === modelName()) ??
-  server?.runners?.[0] ??
-  null;
+const runner = () => {
+  const all = server?.runners ?? [];
+  const one = all.find((/** @type {any} */ it) => it.model === modelName()) ?? all[0];
+  return one ? { ...one, trouble: server.trouble } : null;
+};
 
 const playground = new Playground({
   api,
@@ -131,7 +132,7 @@ async function choose(name) {
   remember("model", name);
   byId("models").value = name;
   inputs.reshape(fieldsOf(model.latest_version?.openapi_schema));
-  playground.showPresets(await api.presets().catch(() => []));
+  playground.showPresets(await api.presets(name).catch(() => []));
 }
 
 function showFirstExample() {

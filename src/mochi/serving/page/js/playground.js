@@ -57,7 +57,10 @@ export class Playground {
     );
     this.composer = new Composer(inputs, api, world.version);
     this.presets = new Presets(byId("presets"), inputs);
-    this.batch = new Batch(inputs, (label) => (byId("run-label").textContent = label));
+    this.batch = new Batch(inputs, (label, count) => {
+      byId("run-label").textContent = label;
+      this.composer.many(count);
+    });
     this.history = new History(byId("history"), runs, {
       open: (run) => goTo(`run/${run.id}`),
       tweak: (run) => this.tweak(run),
@@ -149,7 +152,7 @@ export class Playground {
     this.stage.show({ run, progress, runner: runner(), away: runs.isAway });
     byId("caption").textContent = run.input.prompt ?? "";
     this.drawLogs(run, progress.logs);
-    const key = `${run.id} ${run.status} ${Boolean(run.output)} ${Boolean(run.variants)}`;
+    const key = [run.id, run.status, Boolean(run.output), Boolean(run.variants), run.shared].join();
     const actions = byId("actions");
     if (actions.dataset.key !== key || !actions.children.length) {
       actions.dataset.key = key;
@@ -162,7 +165,7 @@ export class Playground {
   ended(run) {
     this.world.notifier.done(run);
     this.composer.ask();
-    this.world.api.presets().then(
+    this.world.api.presets(this.world.version()).then(
       (list) => this.presets.show(list),
       () => undefined,
     );
@@ -194,12 +197,13 @@ export class Playground {
 
   /** @returns {import("./actions.js").Deeds} */
   deeds() {
-    const { api, runs } = this.world;
+    const { runs } = this.world;
     return {
       tweak: (run) => this.tweak(run),
       compare: (run) => this.history.pick(run.id),
       remove: (run) => runs.remove(run.id),
-      share: async (run) => new URL(pathOf(await api.share(run.id)), location.href).href,
+      share: async (run) => new URL(pathOf(await runs.share(run.id)), location.href).href,
+      unshare: (run) => runs.unshare(run.id),
       lastFrame: () => this.stage.player.lastFrame(),
     };
   }
@@ -308,7 +312,8 @@ function logOf(run, live) {
 export function drawServer(server, away) {
   const place = byId("server");
   const runner = server?.runners?.[0];
-  const state = away || !server ? "away" : (runner?.state ?? "starting");
+  const found = away || !server ? "away" : (runner?.state ?? "starting");
+  const state = found === "idle" && server.trouble ? "stuck" : found;
   const waiting = server?.queue?.waiting ?? 0;
   /** @type {Record<string, string>} */
   const words = {
@@ -317,6 +322,7 @@ export function drawServer(server, away) {
     idle: "Ready",
     busy: waiting ? `Busy, ${waiting} waiting` : "Busy",
     failed: `Cannot start: ${runner?.reason ?? "see the server's log"}`,
+    stuck: `Waiting: ${server?.trouble}`,
   };
   const device = runner?.device && runner.device !== "auto" ? ` on ${runner.device}` : "";
   const said = `${words[state]}${device}`;

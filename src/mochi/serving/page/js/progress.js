@@ -123,7 +123,7 @@ export function isOver(run) {
  *
  * @param {Prediction} run
  * @param {Progress} progress
- * @param {{state: string, reason?: string | null} | null} runner
+ * @param {{state: string, reason?: string | null, trouble?: string | null} | null} runner
  * @returns {string}
  */
 export function stateInWords(run, progress, runner) {
@@ -133,6 +133,7 @@ export function stateInWords(run, progress, runner) {
   const phase = current(progress);
   if (phase) return phaseInWords(phase);
   if (progress.retry) return `Starting again: ${progress.retry}`;
+  if (runner?.trouble) return `Waiting: ${runner.trouble}`;
   if (runner?.state === "failed") return `Waiting: the model cannot start (${runner.reason})`;
   if (runner?.state === "starting") return "Waiting while the model loads";
   const { queue } = progress;

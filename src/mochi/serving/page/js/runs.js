@@ -116,6 +116,19 @@ export class Runs extends EventTarget {
     this.forget(id);
   }
 
+  /** @param {string} id @returns {Promise<string>} the address to hand on */
+  async share(id) {
+    const address = await this.api.share(id);
+    this.keep(await this.api.prediction(id));
+    return address;
+  }
+
+  /** @param {string} id */
+  async unshare(id) {
+    await this.api.unshare(id);
+    this.keep(await this.api.prediction(id));
+  }
+
   /** @param {string} id */
   forget(id) {
     this.list = this.list.filter((run) => run.id !== id);

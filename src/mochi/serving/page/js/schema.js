@@ -14,13 +14,15 @@
  * @property {number | null} maximum
  * @property {number} step
  * @property {string[]} choices
+ * @property {string | null} pattern what else a choice may look like
+ * @property {Record<string, number>} scales of choices that have one
  * @property {boolean} required
  * @property {boolean} advanced
  */
 
 import { title } from "./format.js";
 
-const ADVANCED = ["negative_prompt", "solver", "threshold", "linear_steps", "lora", "loras"];
+const ADVANCED = ["negative_prompt", "solver", "threshold", "linear_steps"];
 const HIDDEN = ["preset"];
 const LONG_TEXT = 40;
 
@@ -37,8 +39,8 @@ const LABELS = {
   num_inference_steps: "Steps",
   guidance_scale: "Guidance",
   fps: "Frames per second",
-  lora: "LoRA",
   loras: "LoRAs",
+  linear_every: "Linear steps: every n-th",
 };
 
 /**
@@ -80,10 +82,23 @@ function fieldOf(name, rule, required) {
     minimum: rule.minimum ?? rule.exclusiveMinimum ?? null,
     maximum: rule.maximum ?? rule.exclusiveMaximum ?? null,
     step: stepOf(name, rule, kind),
-    choices: (rule.enum ?? items.enum ?? []).map(String),
+    choices: (rule.enum ?? listed(items) ?? []).map(String),
+    pattern: patternOf(rule),
+    scales: rule["x-scales"] ?? {},
     required,
     advanced: ADVANCED.includes(name) || rule["x-advanced"] === true,
   };
+}
+
+/** The names that a rule lists, itself or in one of its branches. @param {any} rule */
+function listed(rule) {
+  return rule.enum ?? (rule.anyOf ?? []).map(listed).find(Boolean);
+}
+
+/** @param {any} rule @returns {string | null} */
+function patternOf(rule) {
+  const branches = rule.anyOf ?? rule.oneOf ?? [];
+  return branches.find((/** @type {any} */ one) => one.pattern)?.pattern ?? null;
 }
 
 /** @param {any} rule @returns {Kind} */
@@ -127,11 +142,16 @@ export function wrong(field, value) {
     return field.required ? "This is needed." : "";
   }
   if (field.kind === "integer" || field.kind === "number") return wrongNumber(field, value);
-  if (field.kind === "choice" && !field.choices.includes(String(value))) {
+  if (field.kind === "choice" && !mayBe(field, String(value))) {
     return `Must be one of ${field.choices.join(", ")}.`;
   }
   if (field.name === "prompt" && !String(value).trim()) return "Describe what the video shows.";
   return "";
+}
+
+/** @param {Field} field @param {string} value */
+function mayBe(field, value) {
+  return field.choices.includes(value) || (field.pattern && new RegExp(field.pattern).test(value));
 }
 
 /** @param {Field} field @param {any} value */

@@ -15,7 +15,7 @@ import { current, fraction, isOver, PHASE_WORDS, stateInWords } from "./progress
  * @typedef {object} Scene
  * @property {Prediction} run
  * @property {Progress} progress
- * @property {{state: string, reason?: string | null} | null} runner
+ * @property {{state: string, reason?: string | null, trouble?: string | null} | null} runner
  * @property {boolean} away
  */
 
