@@ -20,7 +20,7 @@ def train_nano(folder: Path, recipe: NanoRecipe, report: Report, device: str = "
     """Train nano in `folder`, going on from what is there, and export it to `folder/nano`.
 
     Args:
-        folder: holds checkpoints (`vae.pt`, `latents.pt`, `dit.pt`) and the result.
+        folder: holds checkpoints (`vae`, `latents.pt`, `dit`) and the result.
         report: told a stage's name and its figures now and then.
         device: where to train.
 
