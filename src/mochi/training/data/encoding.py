@@ -19,11 +19,10 @@ from mochi.core.sizes import VideoSize
 from mochi.pipeline.job import Job
 from mochi.pipeline.pipeline import Pipeline
 from mochi.text.encoder import TruncatedPrompt
-from mochi.training.data.folder import SPACE, DataFolder
+from mochi.training.data.folder import SPACE, DataFolder, read_about
 from mochi.video.colour import Pixels
 from mochi.weights.folder import ModelFiles
 from mochi.weights.names import Part
-from mochi.weights.tensors import TensorFile
 
 _SHOWN_CHARS = 60
 
@@ -108,7 +107,7 @@ def save_sample(
 
 def frames_hash(folder: DataFolder, key: str) -> str:
     """The hash of the pixels that a sample was made of."""
-    return TensorFile(folder.sample(key)).metadata.get("frames_sha256", key)
+    return str(read_about(folder.sample(key)).get("frames_sha256", key))
 
 
 def encode_captions(
@@ -151,15 +150,15 @@ def _encode_caption(pipe: Pipeline, folder: DataFolder, text: str) -> None:
     features_NF = found.features[0, found.mask[0]]
     about = {
         "caption": text,
-        "tokens": str(found.token_counts[0]),
+        "tokens": found.token_counts[0],
         "truncated": found.truncated[0],
     }
     folder.write_tensors(folder.caption(text), {"features": features_NF}, about)
 
 
 def _cut(folder: DataFolder, text: str) -> str:
-    about = TensorFile(folder.caption(text)).metadata
-    cut = about.get("truncated", "")
+    about = read_about(folder.caption(text))
+    cut = str(about.get("truncated", ""))
     if not cut:
         return ""
     shown = cut if len(cut) <= _SHOWN_CHARS else cut[:_SHOWN_CHARS] + " ..."

@@ -34,6 +34,7 @@ VERSION = 1
 SPACE = "normalised"
 """What the stored mean and log-variance are in: the space that the transformer is trained on."""
 
+_ABOUT = "about"
 DATASET, INDEX, REPORT, SHEET = "dataset.json", "index.jsonl", "report.json", "contact_sheet.png"
 
 
@@ -80,9 +81,10 @@ class DataFolder:
                 part.unlink(missing_ok=True)
 
     def write_tensors(
-        self, path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+        self, path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, object]
     ) -> None:
-        """A safetensors file.
+        """A safetensors file; the same content is the same bytes, so what it says about itself is
+        one entry (safetensors writes several in any order).
 
         Raises:
             OutputError: the disk refuses.
@@ -90,7 +92,7 @@ class DataFolder:
         from safetensors.torch import save
 
         ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        write_whole(path, save(ready, dict(metadata)))
+        write_whole(path, save(ready, {_ABOUT: json.dumps(dict(about))}))
 
     def write_json(self, name: str, content: object) -> None:
         """A readable JSON file at the root; raises as `write_tensors`."""
@@ -157,6 +159,19 @@ def replace_by(path: Path, write: Callable[[Path], None]) -> None:
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """What a file of tensors says about itself.
+
+    Raises:
+        WeightsError: it is missing or damaged.
+    """
+    try:
+        about = json.loads(TensorFile(path).metadata.get(_ABOUT, "{}"))
+    except ValueError as error:
+        raise WeightsError(f"is damaged: {error}", path) from error
+    return about if isinstance(about, dict) else {}
 
 
 def read_tensors(path: Path, names: Iterable[str]) -> dict[str, Tensor]:
