@@ -72,6 +72,21 @@ class Item:
         if drops_pages:
             pages.drop(self.mapped)
 
+    def copy_part_to(self, target: Tensor, start: int, drops_pages: bool) -> None:
+        """Copy the values from a byte of the buffer's form on, as many as the target takes.
+
+        Args:
+            target: uint8, flat; whole values.
+            start: counted from this tensor's first byte.
+            drops_pages: give the pages of mapped files back.
+        """
+        first, count = start // self.dtype.itemsize, target.numel() // self.dtype.itemsize
+        values = self.stored if self.deferred is None else self.deferred.read()
+        some = values.reshape(-1)[first : first + count]
+        target.view(self.dtype).copy_(some)
+        if drops_pages:
+            pages.drop([some] if self.deferred is None else self.mapped)
+
     @property
     def mapped(self) -> Sequence[Tensor]:
         """The tensors of a file, if it is one, that its values come from."""
@@ -149,6 +164,25 @@ class Cargo:
         """
         for item in self.items:
             item.copy_to(item.view(flat), drops_pages)
+
+    def fill_part(self, part: Tensor, start: int, drops_pages: bool = False) -> None:
+        """Copy what lies in a part of the buffer, and read nothing else of a mapped file.
+
+        Args:
+            part: uint8, on any device; behind the last tensor it stays as it is.
+            start: its first byte's place in the buffer, a multiple of `ALIGNMENT`.
+            drops_pages: as for `fill`.
+        """
+        assert start % ALIGNMENT == 0
+        stop = start + part.numel()
+        for item in self.items:
+            a, b = max(start, item.offset), min(stop, item.offset + item.nbytes)
+            if a < b:
+                item.copy_part_to(part[a - start : b - start], a - item.offset, drops_pages)
+
+    def views(self, flat: Tensor) -> list[Tensor]:
+        """The tensors as they lie in a buffer."""
+        return [item.view(flat) for item in self.items]
 
     def move_to(self, device: torch.device) -> None:
         """Let the block have tensors of its own on a device, one after the other, for good."""

@@ -113,6 +113,17 @@ def blocks_need(
     return Need(stage, resident, working + kept, mode, host, mapped=weights.largest)
 
 
+def sharded_need(need: Need, weights: Weights, ranks: int) -> Need:
+    """The same where so many ranks keep the weights of the blocks together: each a part of every
+    block as it is stored, and two blocks for their turn, the one in use perhaps converted."""
+    stored = weights.stored
+    kept = -(-(stored.blocks + stored.modulation) // ranks)
+    block = max(stored.block, stored.modulation_block)
+    used = 0 if weights.in_place else max(weights.ready.block, weights.ready.modulation_block)
+    resident = weights.ready.rest + kept + 2 * block + used
+    return replace(need, weights=resident, host=0, mapped=weights.largest)
+
+
 def whole_need(stage: Stage, weights: Weights, mode: Mode, working: int, *, on_cpu: bool) -> Need:
     """What a network takes that is there as a whole in any mode: the VAE."""
     in_place = on_cpu and weights.in_place

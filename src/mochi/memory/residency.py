@@ -73,8 +73,8 @@ def stream_blocks(
         device,
         dtype,
         drops_pages=drops,
-        stays=_is_modulation,
-        settles=_is_adapter,
+        stays=is_modulation,
+        settles=is_adapter,
         deferred=deferred,
     )
     modulation = Carriage(
@@ -82,7 +82,7 @@ def stream_blocks(
         dtype,
         drops_pages=True,
         returns=False,
-        stays=lambda name: not _is_modulation(name),
+        stays=lambda name: not is_modulation(name),
         deferred=deferred,
     )
     once = BlockStream(modulation, check)
@@ -107,9 +107,11 @@ def _move_in(blocks: Sequence[nn.Module], carriage: Carriage, check: Check) -> N
             cargo.move_to(carriage.device)
 
 
-def _is_modulation(name: str) -> bool:
+def is_modulation(name: str) -> bool:
+    """Whether a tensor of a block belongs to its modulation layers."""
     return name.startswith(_MODULATION)
 
 
-def _is_adapter(name: str) -> bool:
-    return _ADAPTER in name and not _is_modulation(name)
+def is_adapter(name: str) -> bool:
+    """Whether a tensor of a block is an adapter's, which stays on the device."""
+    return _ADAPTER in name and not is_modulation(name)

@@ -1,0 +1,184 @@
+"""Weights that are spread over ranks compute as if they were all here, and are read once."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.parallel.crew import Crew
+from tests.parallel.test_tokens import _inputs, _network
+from torch import Tensor, nn
+
+from mochi.memory import cargo as cargo_module
+from mochi.memory.cargo import Cargo
+from mochi.model.dit import AsymmDiT
+from mochi.parallel.formulae import weights_bytes
+from mochi.parallel.group import Group, Traffic
+from mochi.parallel.mesh import Mesh
+from mochi.parallel.scheme import Scheme
+from mochi.parallel.sharded import ShardedBlocks, part_bytes
+from mochi.parallel.world import World
+from mochi.pipeline.sharding import StoredLoad, WeightShards
+
+
+def _own_group(world: World, name: str = "weights") -> Group:
+    return Group(range(world.size), world, name, Traffic())
+
+
+def _nothing(tensors: Any) -> None:
+    return None
+
+
+def _sharded(dit: AsymmDiT, group: Group, dtype: Any, overlap: bool) -> Any:
+    shards = WeightShards(group, overlap)
+    cpu = torch.device("cpu")
+    made = shards.dit(list(dit.blocks), cpu, dtype, deferred={}, check=_nothing)
+    dit.residency = made
+    return made
+
+
+def _velocities(world: World, scheme: str, dtypes: list[torch.dtype]) -> Any:
+    mesh, group = Mesh.join(Scheme.parse(scheme), world), _own_group(world)
+    found = []
+    for dtype in dtypes:
+        dit = _network(dtype).requires_grad_(False)
+        before = [parameter.clone() for parameter in dit.parameters()]
+        total = sum(Cargo.of(block).nbytes for block in dit.blocks)
+        residency = _sharded(dit, group, torch.float32, overlap=dtype == torch.float32)
+        mesh.install(dit)
+        with torch.no_grad():
+            out = [dit(**_inputs(3, (3, 0, 17))).numpy() for _ in range(2)]
+        residency.close()
+        assert all(torch.equal(a, b) for a, b in zip(before, dit.parameters(), strict=True))
+        assert residency.kept_bytes <= total / world.size + 512 * 2 * len(dit.blocks)
+        found.append(out)
+    return found
+
+
+@pytest.mark.parametrize("scheme", ["ulysses=2", "ring=3", "ulysses=2,ring=2"])
+def test_a_sharded_network_computes_as_a_whole_one(crew: Crew, scheme: str) -> None:
+    dtypes = [torch.float32, torch.bfloat16]
+    alone = []
+    for dtype in dtypes:
+        with torch.no_grad():
+            alone.append(_converted(_network(dtype))(**_inputs(3, (3, 0, 17))))
+    for found in crew.run(Scheme.parse(scheme).devices, _velocities, scheme, dtypes):
+        for out, expected in zip(found, alone, strict=True):
+            for each in out:
+                assert (torch.from_numpy(each) - expected).abs().max() < 1e-5
+
+
+def _converted(dit: AsymmDiT) -> AsymmDiT:
+    """Blocks as they are when used: their stored weights as float32."""
+    dit.blocks.float()
+    return dit
+
+
+class Odd(nn.Module):
+    """Weights of several dtypes, none of a round size, as quantised layers have them."""
+
+    def __init__(self, seed: int):
+        super().__init__()
+        draw = torch.Generator().manual_seed(seed)
+        self.weight = nn.Parameter(torch.randn(7, 13, generator=draw).bfloat16())
+        self.register_buffer("codes", torch.randint(0, 255, (331,), generator=draw).byte())
+        self.register_buffer("scale", torch.randn(3, 5, generator=draw))
+        self.register_buffer("eight", torch.randn(17, generator=draw).to(torch.float8_e4m3fn))
+        self.register_buffer("one", torch.tensor(seed))
+
+
+def _tensors(block: nn.Module) -> list[Tensor]:
+    return [block.weight, block.codes, block.scale, block.eight, block.one]
+
+
+def _walked(world: World, stops: tuple[int, ...]) -> Any:
+    group = _own_group(world)
+    blocks = nn.ModuleList(Odd(seed) for seed in range(4))
+    expected = [[t.detach().clone() for t in _tensors(block)] for block in blocks]
+    sharded = ShardedBlocks(lambda block: StoredLoad.of(block, None), group, torch.device("cpu"))
+    sharded.keep(blocks)
+    for block in blocks:  # what is not kept may go
+        block.weight.data.zero_()
+        for buffer in block.buffers():
+            buffer.zero_()
+    for stop in stops:  # a walk may end early
+        for index, block in enumerate(sharded.walk(list(blocks))):
+            for ours, theirs in zip(_tensors(block), expected[index], strict=True):
+                assert torch.equal(
+                    ours.view(-1).view(torch.uint8), theirs.view(-1).view(torch.uint8)
+                )
+            if index == stop:
+                break
+    sent = dict(group.traffic.sent)
+    sharded.close()
+    return sent, [Cargo.of(block).nbytes for block in blocks]
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 6])
+def test_bytes_come_together_whatever_they_mean(crew: Crew, ranks: int) -> None:
+    for sent, sizes in crew.run(ranks, _walked, (9, 1, 9)):
+        walks = [*sizes, sizes[0], *sizes[1:2], sizes[2], *sizes, sizes[0]]
+        assert sent == weights_bytes(walks, ranks)
+
+
+def _refused(world: World) -> Any:
+    def check(tensors: Any) -> None:
+        raise ValueError("a weight is NaN")
+
+    sharded = ShardedBlocks(
+        lambda block: StoredLoad.of(block, None),
+        _own_group(world),
+        torch.device("cpu"),
+        check=check,
+    )
+    with pytest.raises(ValueError, match="NaN"):
+        next(sharded.walk([Odd(0)]))
+    sharded.close()
+
+
+def test_bad_weights_are_refused_on_every_rank(crew: Crew) -> None:
+    crew.run(2, _refused)
+
+
+class Alone:
+    """A rank's view of a group that it never talks to."""
+
+    def __init__(self, size: int, place: int):
+        self.size, self.place = size, place
+
+
+def _resident(path: Path) -> int:
+    """Bytes of a mapped file that this process holds."""
+    lines, found, inside = Path("/proc/self/smaps").read_text().splitlines(), 0, False
+    for line in lines:
+        if "-" in line.split(" ", 1)[0]:
+            inside = line.endswith(str(path))
+        elif inside and line.startswith("Rss:"):
+            found += int(line.split()[1]) * 1024
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux")
+def test_a_rank_reads_only_what_it_keeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cargo_module.pages, "drop", lambda tensors: 0)
+    path, rows = tmp_path / "weights", 2048
+    torch.arange(rows * 1024, dtype=torch.float32).numpy().tofile(path)
+    mapped = torch.from_file(str(path), shared=False, size=rows * 1024).view(rows, 1024)
+    block = nn.Module()
+    block.weight = nn.Parameter(mapped, requires_grad=False)
+    group: Any = Alone(4, 2)
+    sharded = ShardedBlocks(lambda it: StoredLoad.of(it, None), group, torch.device("cpu"))
+    sharded.keep([block])
+    assert sharded.kept_bytes == part_bytes(mapped.nbytes, 4) == 2 * 2**20
+    assert _resident(path) < 2.5 * 2**20
+
+
+def test_a_part_of_converted_weights_is_that_part_of_the_whole() -> None:
+    block = Odd(1)
+    cargo = Cargo.of(block, torch.float32)
+    whole = torch.zeros(cargo.nbytes, dtype=torch.uint8)
+    cargo.fill(whole)
+    parts = [torch.zeros(256, dtype=torch.uint8) for _ in range(cargo.nbytes // 256)]
+    for place, part in enumerate(parts):
+        cargo.fill_part(part, 256 * place)
+    assert torch.equal(torch.cat(parts), whole)
