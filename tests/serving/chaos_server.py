@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,8 @@ def be_born(settings: dict[str, Any], write: int) -> None:
     try:
         run(settings, lambda url: os.write(write, url.encode() + b"\n"))
         code = 0
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(code)
 

@@ -6,6 +6,7 @@ import fcntl
 import os
 import secrets
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -44,6 +45,7 @@ from mochi.serving.webhooks import Courier, Policy, Resolver, resolve
 from mochi.serving.worker import Worker
 
 log = structlog.get_logger()
+_LOCK_SECONDS = 3.0
 MakeRunner = Callable[[str, tuple[ModelEntry, ...]], Runner]
 
 
@@ -192,7 +194,9 @@ def _open(
         blobs,
         bus,
         offers,
-        Links(tokens.secret("links"), settings.link_seconds, database.clock),
+        Links(
+            tokens.secret("links"), settings.link_seconds, database.clock, settings.retention_days
+        ),
         Policy(settings.webhook_hosts, resolver, settings.webhook_private),
         Safety.of(settings.safety, settings.safety_terms),
         workers,
@@ -234,18 +238,27 @@ def _flagged(job: Job, verdict: Mapping[str, Any], audit: Audit) -> None:
         audit.add(job.account, "flagged", job.id, **verdict)
 
 
+def _locked(lock: int) -> bool:
+    with suppress(OSError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
+
+
 def _take_folder(folder: Path) -> tuple[int, str]:
     """Lock the data folder for this process; returns the lock and the folder's own name.
 
-    The lock is the system's: it goes when the process does, however it dies.
+    The lock is the system's: it goes when the process does, however it dies. A child that was just
+    being started when it died may hold it for a moment longer.
     """
     make_folder(folder)
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
-        raise OutputError(f"{folder}: another server works in this folder") from None
+    patience = time.monotonic() + _LOCK_SECONDS
+    while not _locked(lock):
+        if time.monotonic() > patience:
+            os.close(lock)
+            raise OutputError(f"{folder}: another server works in this folder")
+        time.sleep(0.05)
     name = os.read(lock, 64).decode()
     if not name:
         name = secrets.token_hex(8)
