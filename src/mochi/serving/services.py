@@ -194,9 +194,7 @@ def _open(
         blobs,
         bus,
         offers,
-        Links(
-            tokens.secret("links"), settings.link_seconds, database.clock, settings.retention_days
-        ),
+        Links(tokens.secret("links"), settings.link_seconds, database.clock),
         Policy(settings.webhook_hosts, resolver, settings.webhook_private),
         Safety.of(settings.safety, settings.safety_terms),
         workers,
