@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mochi.cli import options as o
+from mochi.cli import ranks
 from mochi.cli import speed as fast
 from mochi.cli.adapters import asked_loras, recorded_loras, tell_lora_differences
 from mochi.cli.naming import default_output
@@ -72,6 +73,11 @@ class Extras:
     latents: Path | None
     save_latents: Path | None
     preview: Path | None
+
+    @property
+    def inputs_alone(self) -> Extras:
+        """Those of a process that writes nothing."""
+        return replace(self, save_embeddings=None, save_latents=None, preview=None)
 
     def check_free(self, overwrite: bool) -> None:
         """Refuse to replace a file unasked, before the work is done.
@@ -143,10 +149,13 @@ def generate(
     lora: o.Lora = None,
     lora_mode: o.LoraModeWord = "live",
     device: o.Device = "auto",
-    devices: o.Devices = 1,
+    devices: ranks.Devices = 1,
+    parallel: ranks.Parallel = ranks.AUTO,
+    shard: ranks.Shard = False,
+    launcher: ranks.Launcher = "local",
     dtype: o.Dtype = "auto",
     dequantize: o.Dequantize = False,
-    int8: o.Int8 = False,
+    products: o.Products = "exact",
     text_dtype: o.TextDtype = "float32",
     memory: o.Memory = "auto",
     attention: fast.Attention = "auto",
@@ -164,11 +173,13 @@ def generate(
 
     [dim]Example:[/dim]  mochi generate "a red circle moves left on a black background" --seed 0
     """
-    o.check_devices(devices)
+    ranks.check_devices(context)
     extras = Extras(embeddings, save_embeddings, latents, save_latents, preview)
     settings = o.request_settings(context)
     asked = _asked_prompt(prompt, embeddings, like)
     o.check_early({"prompt": asked, **settings}, preset, output)
+    if not ranks.leads():
+        extras, quiet, json_output = extras.inputs_alone, True, False
     extras.check_free(overwrite)
     loras, record = _adapters(lora, lora_mode, like)
     past = request_in(record) if record else {}

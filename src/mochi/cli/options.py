@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mochi.cli.ranks import sharing_of
 from mochi.cli.speed import speed_of
 from mochi.core.errors import RequestError
 from mochi.core.events import OnEvent, ignore
@@ -70,11 +71,11 @@ Dequantize = Annotated[
         rich_help_panel=MACHINE,
     ),
 ]
-Int8 = Annotated[
-    bool,
+Products = Annotated[
+    str,
     typer.Option(
-        "--int8",
-        help="Multiply in 8-bit integers in the transformer's blocks. Lossy.",
+        help="How blocks multiply: [cyan]exact[/cyan], or in 8 bits, lossy: int8, fp8.",
+        metavar="NAME",
         rich_help_panel=MACHINE,
     ),
 ]
@@ -85,10 +86,6 @@ Device = Annotated[
         metavar="DEVICE",
         rich_help_panel=MACHINE,
     ),
-]
-Devices = Annotated[
-    int,
-    typer.Option(help="How many devices share one video.", metavar="N", rich_help_panel=MACHINE),
 ]
 Dtype = Annotated[
     str,
@@ -328,19 +325,9 @@ def model_parts(context: typer.Context) -> dict[str, Any]:
     """What a command was told about its model, and how to hold it, as `mochi.load` takes it.
 
     Raises:
-        RequestError: there is no such memory mode, or no such fast path.
+        RequestError: there is no such memory mode, no such fast path, or not so many devices.
     """
     check_mode(context.params.get("memory", AUTO))
-    names = ("dit", "vae", "text_encoder", "tokenizer", "dequantize", "int8", "memory")
+    names = ("dit", "vae", "text_encoder", "tokenizer", "dequantize", "products", "memory")
     given = {name: context.params[name] for name in names if name in context.params}
-    return given | {"speed": speed_of(context)}
-
-
-def check_devices(devices: int) -> None:
-    """Refuse more than one device.
-
-    Raises:
-        RequestError: `devices` is not 1.
-    """
-    if devices != 1:
-        raise RequestError("devices", devices, "is not possible: one device makes a video", 1)
+    return given | {"speed": speed_of(context)} | sharing_of(context.params)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mochi.cli import options as o
+from mochi.cli import ranks
 from mochi.cli import speed as fast
 from mochi.cli.adapters import asked_loras
 from mochi.cli.app import exit_code_of
@@ -97,10 +98,13 @@ def sweep(
     lora: o.Lora = None,
     lora_mode: o.LoraModeWord = "live",
     device: o.Device = "auto",
-    devices: o.Devices = 1,
+    devices: ranks.Devices = 1,
+    parallel: ranks.Parallel = ranks.AUTO,
+    shard: ranks.Shard = False,
+    launcher: ranks.Launcher = "local",
     dtype: o.Dtype = "auto",
     dequantize: o.Dequantize = False,
-    int8: o.Int8 = False,
+    products: o.Products = "exact",
     text_dtype: o.TextDtype = "float32",
     memory: o.Memory = "auto",
     attention: fast.Attention = "auto",
@@ -118,7 +122,7 @@ def sweep(
 
     [dim]Example:[/dim]  mochi sweep requests.jsonl --output videos
     """
-    o.check_devices(devices)
+    ranks.check_devices(context, joins=False)
     o.check_early({}, preset, Path(f"any.{ending}"))
     loras, texts = asked_loras(lora, lora_mode), _read(requests)
     parts = o.model_parts(context)

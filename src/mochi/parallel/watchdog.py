@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mochi.parallel.pulse import Beat
 
 BEAT_SECONDS = 1.0
-SILENCE_SECONDS = 15.0
+SILENCE_SECONDS = 20.0
 """Without a sign of life, after which a rank counts as hanging."""
 
 IDLE_SECONDS = 20.0
@@ -30,7 +31,7 @@ class _Seen:
     moved: float
     first: int
     longest: float = 0.0
-    since: list[tuple[float, float]] = field(default_factory=list)
+    since: deque[tuple[float, float]] = field(default_factory=deque)
 
 
 class Watchdog:
@@ -66,6 +67,8 @@ class Watchdog:
             seen.moved = self._now
             seen.since.clear()
         seen.since.append((self._now, beat.activity))
+        while len(seen.since) > 1 and self._now - seen.since[1][0] >= IDLE_SECONDS:
+            seen.since.popleft()  # one as old as is asked for is enough
         seen.beat, seen.heard = beat, self._now
 
     def verdict(self) -> tuple[int, str] | None:
@@ -86,10 +89,10 @@ class Watchdog:
 
     def _is_idle(self, seen: _Seen) -> bool:
         """Whether it neither computed nor read files lately."""
-        old = [cpu for when, cpu in seen.since if self._now - when >= IDLE_SECONDS]
-        if not old:
+        when, activity = seen.since[0] if seen.since else (self._now, 0.0)
+        if self._now - when < IDLE_SECONDS:
             return False
-        return seen.beat.activity - old[-1] < _IDLE_SHARE * IDLE_SECONDS
+        return seen.beat.activity - activity < _IDLE_SHARE * IDLE_SECONDS
 
     def _behind(self, working: Mapping[int, _Seen]) -> tuple[int, str] | None:
         """A rank that computes far longer than ever before, when all others wait for it."""

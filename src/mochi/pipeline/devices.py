@@ -68,6 +68,24 @@ def pick_devices(name: str, count: int) -> list[torch.device]:
     return [torch.device("cuda", index) for index in range(count)]
 
 
+def pick_ranked(name: str, local_rank: int) -> torch.device:
+    """The device of one of several processes that somebody else started on this machine.
+
+    Raises:
+        RequestError: there are more processes than GPUs, or `name` is a single device.
+    """
+    present = torch.cuda.device_count()
+    if name == "cpu" or (name == "auto" and not present):
+        return torch.device("cpu")
+    if name not in ("auto", "cuda"):
+        rule = "is one device, and there are several processes"
+        raise RequestError("device", name, rule, "cuda, cpu or auto")
+    if local_rank >= present:
+        rule = f"has process {local_rank} of this machine, which has {present} GPUs"
+        raise RequestError("device", name, rule, "a process for each GPU, or --device cpu")
+    return torch.device("cuda", local_rank)
+
+
 def pick_dtype(
     field: str, name: str, device: torch.device, stored_bytes: int = 0, kind: str = "float32"
 ) -> torch.dtype | None:

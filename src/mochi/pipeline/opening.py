@@ -28,10 +28,12 @@ from mochi.weights.folder import ModelFiles, open_part
 
 @dataclass(frozen=True)
 class Sharing:
-    """That several devices share each video: where they are, and how they share it."""
+    """That several devices share each video: where they are, how they share it, and whether each
+    keeps only a part of the transformer's weights."""
 
     layout: Layout
     parallel: str = AUTO_SCHEME
+    shard: bool = False
 
 
 def load(
@@ -52,6 +54,7 @@ def load(
     lora_mode: str = "live",
     devices: int = 1,
     parallel: str = AUTO_SCHEME,
+    shard: bool = False,
     layout: Layout | None = None,
     hub: Hub | None = None,
     on_event: OnEvent = ignore,
@@ -83,6 +86,8 @@ def load(
         devices: how many devices share each video: the first GPUs, or with `device="cpu"` that many
             processes. The frames are those of one device; see `docs/parallel.md`.
         parallel: how they share it: `auto`, or as `guidance=2,ulysses=4,ring=1`.
+        shard: each device keeps only a part of the transformer's weights, as they are stored, and
+            gets those of a block from the others for its turn.
         layout: where the ranks are, when not all on this machine.
         hub: where to fetch from, when not from the public hub.
         on_event: told about a download, and what was found where.
@@ -106,7 +111,7 @@ def load(
     parts = PartNames.of(dit=dit, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer)
     files = find_model(None if model is None else str(model), hub, on_event, parts)
     name = str(model or dit or NANO)
-    sharing = None if layout is None else Sharing(layout, parallel)
+    sharing = None if layout is None else Sharing(layout, parallel, shard)
     pipe = open_model(
         files,
         name,
@@ -157,4 +162,5 @@ def open_model(
         precision=precision,
         memory=memory,
         parallel=sharing.parallel,
+        shard=sharing.shard,
     )

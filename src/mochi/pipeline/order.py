@@ -29,7 +29,9 @@ class Opening:
         threads: of its processor, where the machine is shared.
         files, card, name, precision: of the model, as a pipeline takes them.
         come_seconds: how long it waits for the others.
+        version: of the supervisor's Mochi.
         reports: whether it tells its supervisor what came of a run.
+        shard: whether the ranks keep the transformer's weights together, each a part of them.
     """
 
     rank: int
@@ -42,7 +44,9 @@ class Opening:
     name: str
     precision: Precision
     come_seconds: float
+    version: str
     reports: bool
+    shard: bool = False
 
 
 @dataclass(frozen=True)

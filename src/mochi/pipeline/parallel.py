@@ -19,10 +19,11 @@ from mochi.core.errors import RequestError
 from mochi.core.request import GenerateRequest
 from mochi.memory.available import host_available_bytes
 from mochi.memory.modes import Mode
-from mochi.memory.need import Need
+from mochi.memory.need import Need, sharded_need
 from mochi.memory.plan import Room
 from mochi.parallel.channel import travels
 from mochi.parallel.choice import AUTO, Choice, Circumstances, choose
+from mochi.parallel.frames import share_bytes
 from mochi.parallel.shares import shares
 from mochi.pipeline.budget import STAGE_PARTS, Budget
 from mochi.pipeline.clip import Rendered
@@ -48,6 +49,7 @@ class ParallelPipeline(Pipeline):
     Attributes:
         team: its ranks.
         parallel: the scheme that was asked for, or `auto`.
+        shard: whether each rank keeps only a part of the transformer's weights.
     """
 
     def __init__(
@@ -60,13 +62,16 @@ class ParallelPipeline(Pipeline):
         precision: Precision,
         memory: Mode | None = None,
         parallel: str = AUTO,
+        shard: bool = False,
     ):
         device = torch.device(next(iter(layout.devices.values())))
         super().__init__(files, card, name=name, device=device, precision=precision, memory=memory)
-        opening = partial(Opening, files=files, card=card, name=name, precision=precision)
+        opening = partial(
+            Opening, files=files, card=card, name=name, precision=precision, shard=shard
+        )
         self.team = Team(layout, opening)
-        self.parallel = parallel
-        self.budget: RanksBudget = RanksBudget(self.parts, memory, self.team)
+        self.parallel, self.shard = parallel, shard
+        self.budget: RanksBudget = RanksBudget(self.parts, memory, self.team, shard)
         self._ahead: tuple[str, ...] = ()
         self._orders = self._drawn = 0
         self._end = weakref.finalize(self, self.team.close)
@@ -118,6 +123,9 @@ class ParallelPipeline(Pipeline):
         scales = run.schedule.guidance
         guided = scales != 1.0 if not isinstance(scales, tuple) else set(scales) != {1.0}
         choice = self.choice(guided)
+        if self.shard and choice.scheme.guidance > 1 and request.step_cache != "off":
+            rule = "takes all ranks through all blocks, and a step cache leaves some out on a half"
+            raise RequestError("shard", True, rule, "--parallel with guidance=1, or no step cache")
         self.budget.ranks = choice.scheme.ulysses * choice.scheme.ring
         shared.choice = choice
         run.prepare()
@@ -197,9 +205,9 @@ class RanksBudget(Budget):
         ranks: how many share the tokens of one pass.
     """
 
-    def __init__(self, parts: Parts, asked: Mode | None, team: Team):
+    def __init__(self, parts: Parts, asked: Mode | None, team: Team, shard: bool = False):
         super().__init__(parts, asked)
-        self._team = team
+        self._team, self._shard = team, shard
         self.ranks = 1
 
     @property
@@ -213,8 +221,19 @@ class RanksBudget(Budget):
         devices, hosts = zip(*self._team.rooms.values(), strict=True)
         return Room(min(devices), min(hosts) // together, False)
 
+    def _decode(self, job: Job, mode: Mode) -> Need:
+        need, blueprint = super()._decode(job, mode), self._parts.blueprint("decoder")
+        shape = job.size.latent.shape(1, blueprint.config.latent_channels)
+        itemsize, ranks = blueprint.dtype.itemsize, self._team.layout.size
+        share = share_bytes(blueprint.config, shape, itemsize, self._parts.device, ranks)
+        return replace(need, working=max(need.working, share))
+
     def _denoise(self, job: Job, mode: Mode) -> Need:
         need = super()._denoise(job, mode)
+        if self._shard:
+            weights = self._parts.blueprint("dit").weights
+            adapters = self._parts.loras.nbytes(self._parts.blueprint("dit").dtype)
+            need = sharded_need(need, weights, self._team.layout.size).beside(adapters, 0)
         if self.ranks == 1:
             return need
         # A rank has its share of the tokens, and as much again twice while they change places.

@@ -20,10 +20,11 @@ import torch
 from torch._C._distributed_c10d import PrefixStore, Store
 
 import mochi
-from mochi.core.errors import Cancelled
+from mochi.core.errors import Cancelled, RankError
 from mochi.core.events import CancelToken, Event, Notice, OnEvent, StepDone, ignore
 from mochi.memory.available import available_bytes, host_available_bytes
 from mochi.parallel.channel import Failure
+from mochi.parallel.group import Group, Traffic
 from mochi.parallel.local import rank_channel
 from mochi.parallel.meeting import compare
 from mochi.parallel.mesh import Mesh
@@ -33,6 +34,7 @@ from mochi.parallel.watchdog import BEAT_SECONDS
 from mochi.parallel.world import World
 from mochi.pipeline.order import LoraOrder, Opening, Order
 from mochi.pipeline.pipeline import Pipeline
+from mochi.pipeline.sharding import WeightShards
 from mochi.pipeline.share import OnMesh
 from mochi.pipeline.watch import Watch
 
@@ -110,6 +112,9 @@ class Rank:
 
     def __init__(self, opening: Opening, pulse: Pulse, say: Say):
         self.opening, self._say = opening, say
+        if opening.version != mochi.__version__:
+            rule = f"has mochi {mochi.__version__}, and its supervisor {opening.version}"
+            raise RankError(f"rank {opening.rank} {rule}", opening.rank)
         device = torch.device(opening.device)
         torch.set_num_threads(opening.threads)
         if device.type == "cuda":
@@ -132,6 +137,9 @@ class Rank:
             pulse=pulse,
         )
         self._meshes: dict[Scheme, Mesh] = {}
+        if opening.shard:
+            everyone = Group(range(opening.size), self._world, "weights", Traffic())
+            self.pipe.parts.shards = WeightShards(everyone)
         warnings.showwarning = self._tell_warning
 
     @property

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import Store
 
+import mochi
 from mochi.parallel.crew import Crew, Ranks
 from mochi.parallel.links import Link, link_between
 from mochi.parallel.local import LocalRanks
@@ -158,6 +159,7 @@ class Team:
             "meeting": meeting,
             "threads": threads,
             "come_seconds": layout.come_seconds,
+            "version": mochi.__version__,
         }
         first = min(layout.devices)
         return {
