@@ -44,7 +44,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "8 steps, Euler": {"steps": 8},
     "8 steps, AB2": {"steps": 8, "solver": "ab2"},
     "8 steps, DPM++ 2M": {"steps": 8, "solver": "dpmpp_2m"},
-    "int8 products": {"int8": True},
+    "int8 products": {"products": "int8"},
+    "fp8 products": {"products": "fp8"},
 }
 REFERENCE = {"steps": 200, "linear_steps": 100, "solver": "euler"}
 PROMPTS = (
@@ -98,8 +99,9 @@ def measure(
     repeats: int,
 ) -> dict[str, Any]:
     """One row: prompts followed, distance from the reference, and how many times as fast."""
-    int8 = settings.pop("int8", False)
-    pipe = mochi.load("nano", device="cpu", int8=True) if int8 else plain
+    products = settings.get("products")
+    pipe = mochi.load("nano", device="cpu", products=products) if products else plain
+    settings = {name: value for name, value in settings.items() if name != "products"}
     errors = [
         float((end_point(pipe, prompt, seed, **(settings or {"steps": 16})) - goal).norm())
         / float(goal.norm())
@@ -115,7 +117,7 @@ def measure(
             ratios.append(seconds[0] / seconds[1])
     found = evaluate(pipe, cases, vae_clips=0, **settings)
     return {
-        "settings": settings | ({"int8": True} if int8 else {}),
+        "settings": settings | ({"products": products} if products else {}),
         "times_as_fast": statistics.median(ratios),
         "spread": [min(ratios), max(ratios)],
         "latent_error": statistics.mean(errors),

@@ -1,4 +1,4 @@
-"""Rows of the video autoencoder on a CPU: decoding at full width, streamed, at once, by diffusers."""
+"""Rows of the video autoencoder on a CPU: decoding at full width, by us and by diffusers."""
 
 from __future__ import annotations
 

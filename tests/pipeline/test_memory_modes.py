@@ -130,6 +130,6 @@ def test_a_plan_is_made_without_loading(tiny_model: Path) -> None:
     assert not any(pipe.parts.is_loaded(name) for name in PARTS)
 
 
-def test_int8_needs_the_whole_transformer(tiny_model: Path) -> None:
-    pipe = mochi.load(str(tiny_model), int8=True)
+def test_products_in_8_bits_need_the_whole_transformer(tiny_model: Path) -> None:
+    pipe = mochi.load(str(tiny_model), products="int8")
     assert {need.mode for need in pipe.plan(PROMPT).needs} == {"high"}

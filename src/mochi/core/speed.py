@@ -1,4 +1,8 @@
-"""How the transformer computes, by name: every choice here gives the same video within rounding."""
+"""How the transformer computes, by name.
+
+Every choice of `Speed` but one gives the same video within rounding: `sage` is an attention of 8
+bits, and never chosen by itself.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,15 @@ from typing import Literal
 
 from mochi.core.errors import RequestError
 
-ATTENTION_NAMES = ("auto", "sdpa", "chunked", "cudnn", "flash", "flash3", "flash4", "efficient")
+ATTENTION_NAMES = (
+    *("auto", "sdpa", "chunked", "cudnn", "flash", "flash3", "flash4", "efficient"),
+    "sage",
+)
 KERNEL_NAMES = ("auto", "plain", "lean", "compiled", "triton")
 PASS_NAMES = ("auto", "together", "apart")
+
+PRODUCT_NAMES = ("exact", "int8", "fp8")
+"""What `--products` takes: beside exact ones, those that lose something."""
 
 Passes = Literal["auto", "together", "apart"]
 

@@ -9,6 +9,7 @@ of shapes, keeps the fastest, and says which that is.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import logging
 import time
@@ -94,6 +95,12 @@ def _flash(implementation: str | None) -> Attention:
     return attention
 
 
+def _sage(q_BSHK: Tensor, k_BSHK: Tensor, v_BSHK: Tensor) -> Tensor:
+    """SageAttention: products in 8 bits. Lossy, so only when it is asked for by name."""
+    sageattn: Callable[..., Tensor] = importlib.import_module("sageattention").sageattn
+    return sageattn(q_BSHK, k_BSHK, v_BSHK, tensor_layout="NHD")
+
+
 def _flash_in_use() -> str | None:
     in_use = getattr(torch_attention, "current_flash_attention_impl", None)
     return None if in_use is None else in_use()
@@ -128,6 +135,7 @@ KERNELS: Mapping[str, Kernel] = {
     "flash3": Kernel(_flash("FA3"), ("cuda",), "flash_attn_interface"),
     "flash4": Kernel(_flash("FA4"), ("cuda",), "flash_attn"),
     "efficient": Kernel(_backend(SDPBackend.EFFICIENT_ATTENTION), ("cuda",)),
+    "sage": Kernel(_sage, ("cuda",), "sageattention"),
 }
 
 

@@ -56,7 +56,7 @@ class Budget:
 
     def __init__(self, parts: Parts, asked: Mode | None = None):
         self._parts = parts
-        self.asked: Mode | None = "high" if asked is None and parts.precision.int8 else asked
+        self.asked: Mode | None = "high" if asked is None and not parts.precision.exact else asked
         self.rates: dict[str, Rates] = {}
         self._announced = ""
 
