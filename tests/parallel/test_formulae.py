@@ -12,6 +12,7 @@ from tests.parallel.test_tokens import CONFIG, SCHEMES, _inputs, _network
 from mochi.core.config import MOCHI_1
 from mochi.core.speed import Passes
 from mochi.parallel import frames
+from mochi.parallel.encoding import encode
 from mochi.parallel.formulae import Walk, decode_bytes, encode_bytes, step_bytes
 from mochi.parallel.mesh import Mesh
 from mochi.parallel.predict import guided_walks
@@ -68,7 +69,7 @@ def _vae(world: World, cases: list[tuple[int, int]]) -> Any:
             list(frames.decode(decoder(), draw(2, 12, latents, 2, 4), group, most))
             decoded = dict(group.traffic.sent)
             group.traffic.reset()
-            frames.encode(encoder(), draw(2, 3, 6 * latents - 5, 16, 24), group)
+            encode(encoder(), draw(2, 3, 6 * latents - 5, 16, 24), group)
         found.append((decoded, dict(group.traffic.sent)))
         group.traffic.reset()
     return found

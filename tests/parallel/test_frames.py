@@ -12,6 +12,7 @@ from mochi.core.errors import RequestError
 from mochi.model.decoder import Decoder
 from mochi.model.encoder import Encoder
 from mochi.parallel import frames
+from mochi.parallel.encoding import encode
 from mochi.parallel.mesh import Mesh
 from mochi.parallel.scheme import Scheme
 from mochi.parallel.world import World
@@ -131,7 +132,7 @@ def pixels(latents: int) -> Tensor:
 def _encoded(world: World, counts: list[int]) -> Any:
     group = _everyone(world)
     with torch.no_grad():
-        found = [frames.encode(encoder(), pixels(latents), group) for latents in counts]
+        found = [encode(encoder(), pixels(latents), group) for latents in counts]
     return [(each.mean.numpy(), each.logvar.numpy()) for each in found]
 
 
@@ -148,7 +149,7 @@ def test_the_posterior_is_that_of_one_process(crew: Crew, ranks: int) -> None:
 
 def _encoder_gradients(world: World, latents: int) -> Any:
     network, given = encoder().double(), pixels(latents).double().requires_grad_()
-    _posterior_loss(frames.encode(network, given, _everyone(world))).backward()
+    _posterior_loss(encode(network, given, _everyone(world))).backward()
     return {name: grad.numpy() for name, grad in _gradients(network, given).items()}
 
 
@@ -168,7 +169,7 @@ def _bad_shapes(world: World) -> str:
     said = ""
     for call in (
         lambda: frames.decode(decoder(), draw(1, 11, 2, 2, 2), group),
-        lambda: frames.encode(encoder(), draw(1, 3, 6, 16, 16), group),
+        lambda: encode(encoder(), draw(1, 3, 6, 16, 16), group),
     ):
         with pytest.raises(RequestError) as error:
             call()

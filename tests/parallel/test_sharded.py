@@ -39,39 +39,26 @@ def _sharded(dit: AsymmDiT, group: Group, dtype: Any, overlap: bool) -> Any:
 
 def _velocities(world: World, scheme: str, dtypes: list[torch.dtype]) -> Any:
     mesh, group = Mesh.join(Scheme.parse(scheme), world), _own_group(world)
-    found = []
     for dtype in dtypes:
-        dit = _network(dtype).requires_grad_(False)
+        dit, whole = (_network(dtype).requires_grad_(False) for _ in range(2))
+        whole.blocks.float()  # as blocks are when used: what is stored, in float32
         before = [parameter.clone() for parameter in dit.parameters()]
         total = sum(Cargo.of(block).nbytes for block in dit.blocks)
         residency = _sharded(dit, group, torch.float32, overlap=dtype == torch.float32)
-        mesh.install(dit)
+        assert residency.kept_bytes <= total / world.size + 512 * 2 * len(dit.blocks)
+        for network in (whole, dit):
+            mesh.install(network)
         with torch.no_grad():
-            out = [dit(**_inputs(3, (3, 0, 17))).numpy() for _ in range(2)]
+            expected = whole(**_inputs(3, (3, 0, 17)))
+            for _ in range(2):
+                assert torch.equal(dit(**_inputs(3, (3, 0, 17))), expected)
         residency.close()
         assert all(torch.equal(a, b) for a, b in zip(before, dit.parameters(), strict=True))
-        assert residency.kept_bytes <= total / world.size + 512 * 2 * len(dit.blocks)
-        found.append(out)
-    return found
 
 
 @pytest.mark.parametrize("scheme", ["ulysses=2", "ring=3", "ulysses=2,ring=2"])
 def test_a_sharded_network_computes_as_a_whole_one(crew: Crew, scheme: str) -> None:
-    dtypes = [torch.float32, torch.bfloat16]
-    alone = []
-    for dtype in dtypes:
-        with torch.no_grad():
-            alone.append(_converted(_network(dtype))(**_inputs(3, (3, 0, 17))))
-    for found in crew.run(Scheme.parse(scheme).devices, _velocities, scheme, dtypes):
-        for out, expected in zip(found, alone, strict=True):
-            for each in out:
-                assert (torch.from_numpy(each) - expected).abs().max() < 1e-5
-
-
-def _converted(dit: AsymmDiT) -> AsymmDiT:
-    """Blocks as they are when used: their stored weights as float32."""
-    dit.blocks.float()
-    return dit
+    crew.run(Scheme.parse(scheme).devices, _velocities, scheme, [torch.float32, torch.bfloat16])
 
 
 class Odd(nn.Module):

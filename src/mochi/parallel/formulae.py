@@ -17,15 +17,8 @@ from math import prod
 
 from mochi.core.config import SPACE_STEP, DecoderConfig, DiTConfig, EncoderConfig
 from mochi.parallel.coordinates import Coordinates
-from mochi.parallel.frames import (
-    ATTENTION,
-    LATENTS,
-    PIXELS,
-    Turn,
-    decoder_messages,
-    encoder_messages,
-    rounds,
-)
+from mochi.parallel.encoding import ATTENTION, LATENTS, encoder_messages
+from mochi.parallel.frames import PIXELS, Turn, decoder_messages, rounds
 from mochi.parallel.mesh import GUIDANCE
 from mochi.parallel.passing import FRAMES
 from mochi.parallel.ring import PURPOSE as RING

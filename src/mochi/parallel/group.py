@@ -24,7 +24,8 @@ class Traffic:
 
     def add(self, purpose: str, size: int) -> None:
         """Count `size` bytes."""
-        self.sent[purpose] = self.sent.get(purpose, 0) + size
+        if size:
+            self.sent[purpose] = self.sent.get(purpose, 0) + size
 
     @property
     def total(self) -> int:
@@ -115,7 +116,7 @@ class Group:
     def collect(self, mine: Tensor, whole: Tensor, purpose: str) -> Pending:
         """Everyone's tensor of one size, behind each other in `whole`; both flat and of bytes."""
         assert whole.numel() == self.size * mine.numel()
-        if self.size == 1:
+        if self.size == 1 or not mine.numel():
             return Pending((), [whole.copy_(mine)], None)
         self.traffic.add(purpose, (self.size - 1) * mine.nbytes)
         assert self._handle is not None

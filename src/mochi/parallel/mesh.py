@@ -11,6 +11,7 @@ from torch import Tensor
 from mochi.model.context import TextContext
 from mochi.model.dit import AsymmDiT
 from mochi.model.modulation import StepTables
+from mochi.parallel.coordinates import Coordinates
 from mochi.parallel.group import Group, Traffic
 from mochi.parallel.scheme import Scheme
 from mochi.parallel.shares import shares
@@ -47,20 +48,19 @@ class Mesh:
         assert world.size == scheme.devices
         traffic = Traffic()
 
-        def group(name: str, place: Callable[[int, int, int], object]) -> Group:
-            """The ranks that agree with this one in `place(guidance, ring, ulysses)`."""
-            mine = place(*_coordinates(scheme, world.rank))
-            every = range(world.size)
-            inside = [rank for rank in every if place(*_coordinates(scheme, rank)) == mine]
+        def group(name: str, place: Callable[[Coordinates], object]) -> Group:
+            """The ranks that agree with this one in `place`."""
+            found = [place(Coordinates.of(scheme, rank)) for rank in range(world.size)]
+            inside = [rank for rank, there in enumerate(found) if there == found[world.rank]]
             return Group(inside, world, name, traffic)
 
         return cls(
             scheme,
-            guidance=group("guidance", lambda g, r, u: (r, u)),
-            ulysses=group("ulysses", lambda g, r, u: (g, r)),
-            ring=group("ring", lambda g, r, u: (g, u)),
-            tokens=group("tokens", lambda g, r, u: g),
-            everyone=group("everyone", lambda g, r, u: 0),
+            guidance=group("guidance", lambda at: (at.ring, at.ulysses)),
+            ulysses=group("ulysses", lambda at: (at.guidance, at.ring)),
+            ring=group("ring", lambda at: (at.guidance, at.ulysses)),
+            tokens=group("tokens", lambda at: at.guidance),
+            everyone=group("everyone", lambda at: 0),
             traffic=traffic,
         )
 
@@ -75,12 +75,6 @@ class Mesh:
         exchange = MeshExchange(self.ulysses, self.ring, self.tokens, dit.config.heads, local)
         dit.exchange, dit.attention = exchange, exchange.attention
         return MeshDit(dit, self, exchange)
-
-
-def _coordinates(scheme: Scheme, index: int) -> tuple[int, int, int]:
-    rest, ulysses = divmod(index, scheme.ulysses)
-    guidance, ring = divmod(rest, scheme.ring)
-    return guidance, ring, ulysses
 
 
 def _nothing() -> None:

@@ -8,12 +8,12 @@ it: all but the first part, at best. A ring's turn hides behind the attention of
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 
 import torch
 
-from mochi.core.config import DiTConfig
+from mochi.core.config import SPACE_STEP, DecoderConfig, DiTConfig
 from mochi.parallel.coordinates import Coordinates
 from mochi.parallel.formulae import (
     BlockBytes,
@@ -22,6 +22,7 @@ from mochi.parallel.formulae import (
     step_bytes,
     tokens_of,
 )
+from mochi.parallel.frames import decoder_messages, rounds
 from mochi.parallel.mesh import GUIDANCE
 from mochi.parallel.overlap import PARTS
 from mochi.parallel.scheme import Scheme
@@ -234,18 +235,42 @@ def _least_squares(matrix: torch.Tensor) -> list[float]:
     return values
 
 
-def slowed(cluster: Cluster, factor: float) -> Cluster:
-    """The same devices, each computing so many times slower."""
-    rates = cluster.rates
-    return replace(
-        cluster,
-        rates=Rates(
-            rates.products / factor,
-            rates.attention / factor,
-            rates.block_seconds * factor,
-            rates.token_seconds * factor,
-        ),
-    )
+def decode_seconds(
+    config: DecoderConfig,
+    latents: Sequence[int],
+    ranks: int,
+    most: int,
+    alone: float,
+    itemsize: int,
+    link: Link,
+) -> float:
+    """Seconds until the last frame of a decode is on the first rank.
+
+    A rank is the message of a convolution behind the one before it, and waits for no other.
+
+    Args:
+        config: sizes of the decoder.
+        latents: shape, `(B, 12, t, h, w)`.
+        ranks: how many.
+        most: latent frames that a rank takes at a time.
+        alone: seconds of one device.
+        itemsize: bytes of a number in the decoder; a finished one is a byte.
+        link: between the ranks.
+    """
+    batch, _, total, height, width = latents
+    step, zoom = prod(config.time_expansions), SPACE_STEP ** len(config.time_expansions)
+    messages = [itemsize * prod(shape) for shape in decoder_messages(config, latents)]
+    frame = batch * 3 * height * zoom * width * zoom
+    made, seconds = step * (total - 1) + 1, 0.0
+    plan = rounds(total, ranks, most)
+    for turns in plan:
+        counts = [turn.frames(step) for turn in turns]
+        seconds += alone * max(counts) / made
+        seconds += (len(turns) - 1) * link.takes(max(messages))
+        seconds += link.takes(frame * sum(counts[1:]), len(counts) - 1)
+        if turns is not plan[-1] and len(turns) > 1:
+            seconds += link.takes(sum(messages), len(messages))
+    return seconds
 
 
 def guided_walks(scheme: Scheme, prompts: Sequence[int], together: bool) -> list[list[Walk]]:

@@ -93,3 +93,14 @@ def suggest(devices: int, heads: int) -> Scheme:
     rest = devices // guidance
     even = max(u for u in range(1, rest + 1) if rest % u == 0 and heads % u == 0)
     return Scheme(guidance, even, rest // even)
+
+
+def schemes(devices: int, heads: int) -> list[Scheme]:
+    """All ways in which so many devices can share a guided step of a network with these heads."""
+    found = []
+    for guidance in range(1, PASSES + 1):
+        rest, left = divmod(devices, guidance)
+        if left == 0:
+            sizes = (u for u in range(1, min(rest, heads) + 1) if rest % u == 0)
+            found += [Scheme(guidance, ulysses, rest // ulysses) for ulysses in sizes]
+    return found
