@@ -18,9 +18,11 @@ from mochi.memory.stream import BlockStream, Carriage
 from mochi.model.decoder import Decoder
 from mochi.model.dit import AsymmDiT
 from mochi.model.encoder import Encoder
-from mochi.model.int8 import compute_in_int8
+from mochi.model.products import EIGHTS, compute_in_eight_bits
+from mochi.parallel.sharded import ShardedDit
 from mochi.pipeline.facts import Blueprint, blueprint_of
 from mochi.pipeline.loras import Loras
+from mochi.pipeline.sharding import WeightShards
 from mochi.pipeline.text_weights import CheckpointT5
 from mochi.text.encoder import TextEncoder, trim
 from mochi.weights.deferred import load_dit_deferred
@@ -57,13 +59,18 @@ class Precision:
         networks: the transformer and the VAE.
         text: the text encoder.
         dequantize: decode quantised weights when they are loaded.
-        int8: multiply in 8-bit integers in the transformer's blocks.
+        products: `exact`, or how the transformer's blocks multiply in 8 bits.
     """
 
     networks: torch.dtype | None = None
     text: torch.dtype = torch.float32
     dequantize: bool = False
-    int8: bool = False
+    products: str = "exact"
+
+    @property
+    def exact(self) -> bool:
+        """Whether all products are exact."""
+        return self.products == "exact"
 
 
 class Parts:
@@ -72,6 +79,8 @@ class Parts:
     Attributes:
         loras: the adapters that the transformer wears.
         speed: which fast paths it takes.
+        shards: with whom the weights of the transformer's blocks are kept; set before it is
+            loaded. None keeps all here.
 
     Every method that loads or looks raises `WeightsError` where a part is absent, unreadable,
     truncated or of foreign shapes; loading also where a weight is not finite.
@@ -82,10 +91,11 @@ class Parts:
         self.device = device
         self.precision = precision
         self.speed = Speed()
+        self.shards: WeightShards | None = None
         self._modes: dict[PartName, Mode] = {}
         self._limits: dict[PartName, Mode] = {}
         self._loaded: dict[PartName, Any] = {}
-        self._streams: dict[PartName, Streamed | BlockStream] = {}
+        self._streams: dict[PartName, Streamed | BlockStream | ShardedDit] = {}
         self._blueprints: dict[PartName, Blueprint] = {}
         self.loras = Loras(lambda: self._load("dit", device="meta", check_finite=False))
 
@@ -177,21 +187,25 @@ class Parts:
 
     def _load_dit(self) -> AsymmDiT:
         mode, dtype = self.mode("dit"), self.precision.networks
-        if mode == "high":
+        if mode == "high" and self.shards is None:
             whole = cast(AsymmDiT, self._load("dit"))
-            if self.precision.int8:
-                compute_in_int8(whole.blocks)
+            if not self.precision.exact:
+                compute_in_eight_bits(whole.blocks, EIGHTS[self.precision.products])
             return whole
-        if self.precision.int8:
-            rule = f"needs the whole transformer in memory, and memory is {mode}"
-            raise RequestError("int8", True, rule, "memory high, or int8 off")
+        if not self.precision.exact:
+            held = f"memory is {mode}" if self.shards is None else "its weights are sharded"
+            rule = f"needs the whole transformer in memory, and {held}"
+            raise RequestError("products", self.precision.products, rule, "memory high, or exact")
         found = load_dit_deferred(
             self.files.part("dit"), self.device, dtype, dequantize=self.precision.dequantize
         )
         dit = found.network.eval().requires_grad_(False)
-        streamed = stream_blocks(
-            list(dit.blocks), mode, self.device, dtype, deferred=found.deferred, check=found.check
-        )
+        blocks, means = list(dit.blocks), {"deferred": found.deferred, "check": found.check}
+        streamed: Streamed | ShardedDit
+        if self.shards is not None:
+            streamed = self.shards.dit(blocks, self.device, dtype, **means)
+        else:
+            streamed = stream_blocks(blocks, mode, self.device, dtype, **means)
         dit.residency = self._streams["dit"] = streamed
         return dit
 
