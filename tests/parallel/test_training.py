@@ -19,11 +19,11 @@ from mochi.training.team import Team, context_scheme
 
 
 def losses_of(
-    world: World | None, steps: int, batch: int, context: int, train: str
+    world: World | None, steps: int, batch: int, context: int, train: str, shard: bool = False
 ) -> tuple[list[float], list[float]]:
     """Losses and norms of the gradients, as the first process tells them."""
     sections: dict[str, dict[str, Any]] = {
-        "training": {"steps": steps, "batch": batch, "context": context},
+        "training": {"steps": steps, "batch": batch, "context": context, "shard": shard},
         "model": {"train": train},
         "saving": {"every": 1000},
     }
@@ -56,6 +56,14 @@ def check(crew: Crew, steps: int, ranks: int, context: int, batch: int, train: s
     assert losses == pytest.approx(alone, rel=1e-5)
     assert norms == pytest.approx(alone_norms, rel=1e-3)
     assert others == [([], [])] * (ranks - 1)
+
+
+@pytest.mark.parametrize(("ranks", "context"), [(3, 1), (4, 2)])
+def test_a_base_in_parts(ranks: int, context: int, crew: Crew) -> None:
+    """Batch 4 on three devices: they go through the base equally often all the same."""
+    alone, _ = losses_of(None, 4, 4, 1, "lora")
+    (losses, _), *_ = crew.run(ranks, losses_of, 4, 4, context, "lora", True)
+    assert losses == pytest.approx(alone, rel=1e-5)
 
 
 def summed(world: World) -> list[torch.Tensor]:

@@ -39,6 +39,9 @@ HOSTILE: list[tuple[dict[str, Any], str]] = [
     ({"optimiser": {"adam_lr": 0.5}}, r"only with optimiser\.name='muon'"),
     ({"training": {"batch": 2, "accumulate": 3}}, r"is more than training\.batch=2; nearest: 2"),
     ({"training": {"steps": 10}, "optimiser": {"warmup_steps": 10}}, r"leaves none of"),
+    ({"model": {"train": "full"}, "training": {"shard": True}}, r"training\.shard=True is of"),
+    ({"training": {"shard": True, "checkpointed_blocks": 3}}, r"checkpointed_blocks=3 keeps"),
+    ({"training": {"shard": True}, "prior": {"share": 0.5, "prompts": "p"}}, r"prior\.share=0\.5"),
     ({"samples": {"every": 10}}, r"samples\.prompts is empty"),
     ({"samples": {"every": 10, "prompts": [" "]}}, r"samples\.prompts=' ' is empty"),
     ({"prior": {"share": 0.5}}, r"goes with prior\.prompts"),
@@ -59,9 +62,9 @@ def test_the_written_file_says_everything_and_changes_nothing(tmp_path: Path) ->
     write_config(path)
     assert read_config(path) == Config.of({}, tmp_path)
     whole = "\n".join(
-        line.removeprefix("# ") if " = " in line or line.startswith("# [") else line
+        line.removeprefix("# ") if " = " in line else line
         for line in config_text().splitlines()
-        if not line.startswith("# ") or " = " in line or line.startswith("# [")
+        if not line.startswith("# ") or " = " in line
     )
     assert Config.of(tomllib.loads(whole)) == Config()
     assert tomllib.loads(whole).keys() == Config().to_dict().keys()

@@ -99,6 +99,8 @@ def toy_trainer(
         NewAdapter(dit, config.lora, config.training.seed) if config.model.train == "lora" else None
     )
     parameters: dict[str, nn.Parameter] = adapter.parameters if adapter else as_trainable(dit)
+    if config.training.shard:
+        team.shard(dit)
     team.install(dit)
     settings = FlowSettings(
         batch=config.training.batch,

@@ -61,16 +61,16 @@ def finetune(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    if plan or not quiet:
-        _tell_plan(settings, device, plan, json_output)
+    if plan or not (quiet or settings.model.train == "decoder"):
+        _tell_plan(settings, device, devices, plan, json_output)
     if not plan:
         print(_train(settings, device, devices, context.obj, quiet))
 
 
-def _tell_plan(config: Config, device: str, asked: bool, json_output: bool) -> None:
+def _tell_plan(config: Config, device: str, devices: int, asked: bool, json_output: bool) -> None:
     from mochi.training.plan import plan_training
 
-    found = plan_training(config, device)
+    found = plan_training(config, device, devices)
     if asked and json_output:
         print_json(found.to_dict())
     elif asked:

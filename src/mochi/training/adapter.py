@@ -55,12 +55,6 @@ class NewAdapter:
                 for name, parameter in delta.named_parameters():
                     self.parameters[f"{layer}.{number}.{name}"] = parameter
 
-    def train(self, on: bool) -> None:
-        """Whether dropout drops."""
-        for deltas in self._live.values():
-            for delta in deltas:
-                delta.train(on)
-
     def file(self, metadata: Mapping[str, str] | None = None) -> LoraFile:
         """The adapter as it is now; its matrices are copies on the CPU."""
         layers = {

@@ -8,6 +8,8 @@ import torch
 
 from mochi.core.errors import RequestError
 from mochi.model.adapters import linear_layers
+from mochi.model.attention import ChosenAttention
+from mochi.model.decoder import Decoder
 from mochi.model.dit import AsymmDiT
 from mochi.model.stored import StoredLinear
 from mochi.pipeline.opening import load
@@ -54,7 +56,9 @@ class Base:
         """
         full = config.model.train == "full"
         dtype = torch.float32 if full else self.dtype
-        dit = load_dit(self.pipe.files.part("dit"), self.device, dtype)
+        # In parts, it goes to the device when nobody has all of it any more.
+        device = torch.device("cpu") if config.training.shard else self.device
+        dit = load_dit(self.pipe.files.part("dit"), device, dtype)
         dit.requires_grad_(False).eval()
         if full:
             _refuse_stored(dit, config.model.name)
@@ -65,13 +69,13 @@ class Base:
             if not quantise(dit, config.model.quantise, compute):
                 rule = "finds no layers that are not quantised already"
                 raise RequestError("model.quantise", config.model.quantise, rule, "none")
-        dit.attention = dit.attention.__class__("sdpa")  # type: ignore[call-arg]
+        dit.attention = ChosenAttention("sdpa")  # never another one when samples are made again
         dit.residency = Recomputing(
             checkpointed(config.training.checkpointed_blocks, dit.config.depth)
         )
         return dit
 
-    def decoder(self):  # type: ignore[no-untyped-def]
+    def decoder(self) -> Decoder:
         """The VAE's decoder on its device, in float32."""
         decoder = load_decoder(self.pipe.files.part("decoder"), self.device, torch.float32)
         return decoder.train()

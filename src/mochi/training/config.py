@@ -90,7 +90,7 @@ class Optimiser:
         1e-3, "Of muon: learning rate of what is no matrix inside the network.", above=0.0
     )
     beta1: float = setting(0.9, "Decay of the mean of gradients.", least=0.0, below=1.0)
-    beta2: float = setting(0.99, "Decay of the mean of their squares.", least=0.0, below=1.0)
+    beta2: float = setting(0.999, "Decay of the mean of their squares.", least=0.0, below=1.0)
     weight_decay: float = setting(0.01, "Share of a weight that goes, times lr.", least=0.0)
     clip_norm: float = setting(
         1.0, "Gradients are scaled down to this norm; 0 leaves them.", least=0.0
@@ -135,6 +135,11 @@ class Training:
     )
     context: int = setting(
         1, "Devices that share the tokens of one clip; the others take other clips.", least=1
+    )
+    shard: bool = setting(
+        False,
+        "Each device keeps a part of the base's blocks, which come together for their turn; for "
+        "an adapter on a base that one device cannot hold.",
     )
 
 
@@ -313,20 +318,35 @@ def _check_layers(layers: tuple[str, ...]) -> None:
 def _check_trained(config: Config, given: Mapping[str, Any]) -> None:
     train = config.model.train
     if train != "lora":
-        if "lora" in given:
+        if given.get("lora"):
             rule = 'is for model.train="lora", and it is'
             raise RequestError("lora", given["lora"], f"{rule} {train!r}", "no [lora]")
         if config.model.quantise != "none":
             rule = "keeps weights that cannot learn; it is for model.train='lora'"
             raise RequestError("model.quantise", config.model.quantise, rule, "none")
+        if config.training.shard:
+            rule = "is of a base that does not learn, for model.train='lora'"
+            raise RequestError("training.shard", True, rule, False)
+    if config.training.shard:
+        _check_sharded(config)
     if train == "decoder":
         for section in ("prior", "samples"):
-            if section in given:
+            if given.get(section):
                 rule = "is of the transformer, and model.train is 'decoder'"
                 raise RequestError(section, given[section], rule, f"no [{section}]")
         if config.training.context > 1:
             rule = "is of the transformer, and model.train is 'decoder'"
             raise RequestError("training.context", config.training.context, rule, 1)
+
+
+def _check_sharded(config: Config) -> None:
+    if config.training.checkpointed_blocks != "all":
+        rule = "keeps weights that training.shard lets go"
+        blocks = config.training.checkpointed_blocks
+        raise RequestError("training.checkpointed_blocks", blocks, rule, "all")
+    if config.prior.share:
+        rule = "needs the whole base before the training, and training.shard keeps parts"
+        raise RequestError("prior.share", config.prior.share, rule, 0)
 
 
 _BELONGS = {

@@ -29,7 +29,7 @@ def config_text() -> str:
 
 def _section(name: str, kind: Any) -> str:
     lines = [f"# {line}" for line in textwrap.wrap(str(kind.__doc__), _WIDTH)]
-    lines += [f"# [{name}]" if name == "lora" else f"[{name}]"]
+    lines.append(f"[{name}]")
     for one in fields(kind):
         about = one.metadata["about"] + _rule(one.metadata)
         lines += [f"# {line}" for line in textwrap.wrap(about, _WIDTH)]

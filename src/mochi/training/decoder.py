@@ -96,6 +96,9 @@ class DecoderTask:
     def begin(self, step: int, average: WeightAverage | None) -> None:
         """Nothing changes on the way."""
 
+    def learn(self, on: bool) -> None:
+        """Nothing drops."""
+
     def pieces(self, step: int) -> Iterator[Piece]:
         chosen, mine = self._chosen(step), list(self._team.share(self._training.batch))
         most = -(-len(mine) // self._training.accumulate) if mine else 1

@@ -24,9 +24,9 @@ from mochi.training.export import export_adapter
 from mochi.training.flow import FlowSettings, FlowTask, PreparedClips, Remembered
 from mochi.training.optim import make_optimiser
 from mochi.training.precision import as_trainable
-from mochi.training.prior import prior_clips, read_prompts
+from mochi.training.prior import PriorVideos, read_prompts
 from mochi.training.result import LastSeen, write_network
-from mochi.training.sampling import PriorClips, Prompts, Sampling
+from mochi.training.sampling import Prompts, Sampling
 from mochi.training.settings import identity_of, loop_of
 from mochi.training.team import Team
 from mochi.training.trainer import Trainer, Watcher
@@ -97,10 +97,14 @@ class Run:
         self._check_data(data, base)
         # T5 first, and gone before the transformer comes.
         prompts = Prompts.of(base.pipe, config.samples) if config.samples.every else None
+        own_videos = self._prior(base)
         dit = base.transformer(config)
-        prior = self._prior(base, dit)
+        prior = own_videos.clips(dit) if own_videos else None
         adapter = self._adapter(dit)
         parameters = adapter.parameters if adapter else as_trainable(dit)
+        if config.training.shard:
+            self.team.shard(dit)
+            dit.to(base.device)
         self.team.install(dit)
         own, aside = self._split(data)
         drops = bool(adapter and config.lora.dropout)
@@ -131,13 +135,13 @@ class Run:
             rule = f"has text features of width {found}, and {self.config.model.name} reads"
             raise RequestError("data.path", self.config.data.path, rule, f"width {features}")
 
-    def _prior(self, base: Base, dit: AsymmDiT) -> PriorClips | None:
+    def _prior(self, base: Base) -> PriorVideos | None:
         settings, seed = self.config.prior, self.config.training.seed
         if not settings.share:
             return None
         path = Path(self.config.saving.folder) / "prior.safetensors"
         prompts = read_prompts(Path(settings.prompts))
-        return prior_clips(path, prompts, base.pipe, dit, seed, self.team, self._tell)
+        return PriorVideos(path, prompts, base.pipe, seed, self.team, self._tell)
 
     def _adapter(self, dit: AsymmDiT) -> NewAdapter | None:
         if self.config.model.train != "lora":
@@ -204,7 +208,7 @@ class Run:
             "validation_clips": 0 if aside is None else len(aside.names),
             "trained_parameters": sum(p.numel() for p in task.parameters.values()),
             "devices": self.team.size,
-            "device": self.device,
+            "device": str(base.device),
         }
 
     def _write(self, base: Base, dit: AsymmDiT, adapter: NewAdapter | None, trigger: str) -> Path:

@@ -16,6 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from mochi.model.adapters import LowRank
 from mochi.model.dit import AsymmDiT
 from mochi.training.data.dataset import Dataset, LoadedSample
 from mochi.training.draws import order, row_generator, spread
@@ -185,18 +186,33 @@ class FlowTask:
     def begin(self, step: int, average: WeightAverage | None) -> None:
         """Nothing changes on the way."""
 
+    def learn(self, on: bool) -> None:
+        for module in self.dit.modules():
+            if isinstance(module, LowRank):
+                module.train(on)
+
     def pieces(self, step: int) -> Iterator[Piece]:
         mine = self._team.share(self._settings.batch)
-        if not mine:
-            return
-        rows = self.rows(step, mine)
+        pieces = list(self._cut(self.rows(step, mine))) if mine else []
+        for rows in pieces:
+            yield partial(self._outcome, rows)
+        for _ in range(self._team.most(len(pieces)) - len(pieces)):
+            yield partial(self._nothing, pieces[0] if pieces else self.rows(step, [0]))
+
+    def _cut(self, rows: Sequence[Row]) -> Iterator[list[Row]]:
+        """Rows of one size that go together."""
         most = -(-len(rows) // self._settings.accumulate)
         by_size: dict[tuple[int, ...], list[Row]] = {}
         for row in rows:
             by_size.setdefault(tuple(row.noisy_CTHW.shape), []).append(row)
         for same in by_size.values():
             for start in range(0, len(same), most):
-                yield partial(self._outcome, same[start : start + most])
+                yield same[start : start + most]
+
+    def _nothing(self, rows: Sequence[Row]) -> Outcome:
+        """A piece that counts for nothing: others need this device's part of the base."""
+        losses = row_losses(self.dit, rows[:1], self._device)
+        return Outcome(losses.sum() * 0.0, (), losses.detach()[:0])
 
     def rows(self, step: int, places: Sequence[int]) -> list[Row]:
         """Some rows of a step's batch: the same ones whoever asks."""

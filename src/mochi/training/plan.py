@@ -133,12 +133,15 @@ class TrainingPlan:
         return "\n".join(lines)
 
 
-def plan_training(config: Config, device: str = "auto", rates: Rates | None = None) -> TrainingPlan:
+def plan_training(
+    config: Config, device: str = "auto", devices: int = 1, rates: Rates | None = None
+) -> TrainingPlan:
     """Plan the training of a config on this machine; no weight is read.
 
     Args:
         config: its data must be prepared.
         device: where.
+        devices: how many share the batch.
         rates: of this machine, where they are known already.
 
     Raises:
@@ -155,7 +158,7 @@ def plan_training(config: Config, device: str = "auto", rates: Rates | None = No
     if rates is None and pipe.device.type == "cpu":
         rates = measure_rates(pipe.device, dtype)
     room = available_bytes(pipe.device)
-    return make_plan(config, dit, dtype, bucket.size, str(pipe.device), room, rates)
+    return make_plan(config, dit, dtype, bucket.size, str(pipe.device), room, rates, devices)
 
 
 def make_plan(
@@ -188,6 +191,7 @@ def make_plan(
     activations += inside_kernels(activations, torch.device(device).type)
     state = _STATE[config.optimiser.name] + (4 if config.optimiser.ema else 0)
     weights = 4 * sum(p.numel() for p in dit.parameters()) if full else _base_bytes(dit, config)
+    weights //= devices if training.shard else 1
     learning = round(trained * (state + (0 if full else 4)))
     total = weights + learning + activations
     work = step_work(config, shape, size, twice) * (share / training.context)

@@ -16,6 +16,7 @@ from mochi.core.errors import RequestError, WeightsError
 from mochi.core.request import check_prompt
 from mochi.model.dit import AsymmDiT
 from mochi.pipeline.pipeline import Pipeline
+from mochi.text.features import TextFeatures
 from mochi.training.sampling import PriorClips, encoded, make_latents
 from mochi.training.team import Team
 from mochi.video.output import disk_errors
@@ -47,67 +48,70 @@ def read_prompts(path: Path) -> list[str]:
     return list(prompts)
 
 
-def prior_clips(
-    path: Path,
-    prompts: Sequence[str],
-    pipe: Pipeline,
-    dit: AsymmDiT,
-    seed: int,
-    team: Team,
-    tell: Callable[[str], None],
-) -> PriorClips:
-    """One video of each prompt: read from `path`, where an earlier run has made them.
+class PriorVideos:
+    """One video of each prompt, as latents, in a file of the run's folder.
 
     Args:
-        path: a file in the run's folder.
+        path: the file; read where an earlier run has made it.
         prompts: what they show.
-        pipe: encodes the prompts; knows the model's settings.
-        dit: the base model's transformer, wearing nothing.
+        pipe: encodes the prompts now, if need be, before a transformer is loaded.
         seed: of the first video; the others count up.
         team: the first process makes them, the others read them.
         tell: told what takes so long.
-
-    Raises:
-        OutputError: the file cannot be written.
     """
-    key = hashlib.sha256("\n".join([pipe.model_hash, str(seed), *prompts]).encode()).hexdigest()
-    if team.is_first and not _is_here(path, key):
-        tell(f"making {len(prompts)} videos of the base model, to be learned along")
-        with team.alone():
-            _make(path, key, prompts, pipe, dit, seed)
-    team.anywhere([True])  # all wait for the first
-    file = TensorFile(path)
-    places = range(len(prompts))
-    latents = {prompts[place]: file.tensor(f"latent.{place}").clone() for place in places}
-    text = {prompts[place]: file.tensor(f"text.{place}").clone() for place in places}
-    return PriorClips(latents, text)
 
+    def __init__(
+        self,
+        path: Path,
+        prompts: Sequence[str],
+        pipe: Pipeline,
+        seed: int,
+        team: Team,
+        tell: Callable[[str], None],
+    ):
+        self._path, self._prompts, self._team, self._tell = path, tuple(prompts), team, tell
+        facts = [pipe.model_hash, str(seed), *prompts]
+        self._key = hashlib.sha256("\n".join(facts).encode()).hexdigest()
+        self._requests = [pipe.request(p, seed=seed + place) for place, p in enumerate(prompts)]
+        makes = team.is_first and not self._is_here()
+        self._text = encoded(pipe, prompts) if makes else None
 
-def _is_here(path: Path, key: str) -> bool:
-    try:
-        return path.is_file() and TensorFile(path).metadata.get("key") == key
-    except WeightsError:
-        return False
+    def clips(self, dit: AsymmDiT) -> PriorClips:
+        """The videos of this transformer, which wears nothing yet.
 
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        if self._text is not None:
+            self._tell(f"making {len(self._prompts)} videos of the base, to be learned along")
+            with self._team.alone():
+                self._make(dit, self._text)
+        self._team.anywhere([True])  # all wait for the first
+        file = TensorFile(self._path)
+        names = list(enumerate(self._prompts))
+        latents = {prompt: file.tensor(f"latent.{place}").clone() for place, prompt in names}
+        text = {prompt: file.tensor(f"text.{place}").clone() for place, prompt in names}
+        return PriorClips(latents, text)
 
-def _make(
-    path: Path, key: str, prompts: Sequence[str], pipe: Pipeline, dit: AsymmDiT, seed: int
-) -> None:
-    text = encoded(pipe, prompts)
-    requests = [pipe.request(prompt, seed=seed + place) for place, prompt in enumerate(prompts)]
-    size = _TOGETHER if requests[0].size.latent.tokens <= _SMALL_TOKENS else 1
-    tensors: dict[str, torch.Tensor] = {}
-    with torch.no_grad():
-        for start in range(0, len(prompts), size):
+    def _is_here(self) -> bool:
+        try:
+            return self._path.is_file() and TensorFile(self._path).metadata.get("key") == self._key
+        except WeightsError:
+            return False
+
+    def _make(self, dit: AsymmDiT, text: Sequence[TextFeatures]) -> None:
+        size = _TOGETHER if self._requests[0].size.latent.tokens <= _SMALL_TOKENS else 1
+        tensors: dict[str, torch.Tensor] = {}
+        for start in range(0, len(text), size):
             these = slice(start, start + size)
-            made = make_latents(dit, requests[these], text[these])
+            made = make_latents(dit, self._requests[these], text[these])
             for place, latent in enumerate(made, start):
                 tensors[f"latent.{place}"] = latent.clone()
                 tensors[f"text.{place}"] = text[place].features[0][text[place].mask[0]].clone()
-    with disk_errors(path):
-        partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-        try:
-            save_file(tensors, partial, {"key": key})
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with disk_errors(self._path):
+            partial = self._path.with_name(f"{self._path.name}.{os.getpid()}.part")
+            try:
+                save_file(tensors, partial, {"key": self._key})
+                os.replace(partial, self._path)
+            finally:
+                partial.unlink(missing_ok=True)

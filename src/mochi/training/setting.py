@@ -99,7 +99,7 @@ def _typed(name: str, value: Any, kind: type) -> Any:
         if kind is int and isinstance(value, float) and math.isfinite(value):
             nearest = round(value)
         raise RequestError(name, value, f"is not a {said[kind]}", nearest)
-    if kind is float and not math.isfinite(value):
+    if kind is float and not math.isfinite(cast(float, value)):
         raise RequestError(name, value, "is no finite number")
     return value
 

@@ -9,7 +9,7 @@ from mochi.training.schedule import warmup_then
 from mochi.training.task import Loop
 
 MAY_CHANGE = {
-    "training": ("accumulate", "checkpointed_blocks", "context"),
+    "training": ("accumulate", "checkpointed_blocks", "context", "shard"),
     "validation": ("every", "sigmas"),
     "saving": ("folder", "every", "keep"),
     "model": ("name",),

@@ -50,6 +50,10 @@ class Task(Protocol):
         """Called before a step, for what changes on the way."""
         ...
 
+    def learn(self, on: bool) -> None:
+        """Whether it learns at the moment, or is looked at: dropout drops only while it learns."""
+        ...
+
     def pieces(self, step: int) -> Iterator[Piece]:
         """This device's share of a step, in pieces that go forward and backward in turn."""
         ...

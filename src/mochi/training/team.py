@@ -23,6 +23,7 @@ from mochi.parallel.scheme import Scheme
 from mochi.parallel.shares import shares, spans
 from mochi.parallel.sums import sum_in_place
 from mochi.parallel.world import World
+from mochi.training.sharded import ShardedBase
 
 if TYPE_CHECKING:
     from mochi.model.dit import AsymmDiT
@@ -52,6 +53,7 @@ class Team:
         self.data_size = size // context
         self.data_place, self.context_place = divmod(self.rank, context)
         self.traffic = Traffic()
+        self.is_sharded = False
         self._world = world
         self._everyone = (
             None if world is None else Group(range(size), world, "training", self.traffic)
@@ -91,6 +93,29 @@ class Team:
             yield
         finally:
             self._world.pulse.busy = True
+
+    def shard(self, dit: AsymmDiT) -> None:
+        """Let each device keep a part of a network's frozen blocks; they compute twice.
+
+        Raises:
+            RequestError: there is one device.
+        """
+        if self._world is None or self.size == 1:
+            rule = "needs several devices to keep the parts"
+            raise RequestError("training.shard", True, rule, "--devices 2")
+        self.is_sharded = True
+        group = Group(range(self.size), self._world, "weights", self.traffic)
+        dit.residency = ShardedBase(list(dit.blocks), group, self._world.device)
+
+    def most(self, count: int) -> int:
+        """The largest of everyone's counts, where the base is in parts; else one's own. All devices
+        walk through such a base equally often, since none has the weights alone."""
+        if not self.is_sharded or self._everyone is None or self._world is None:
+            return count
+        counts = torch.zeros(self.size, device=self._world.device)
+        counts[self.rank] = count
+        sum_in_place([counts], self._everyone, FIGURES)
+        return int(counts.max())
 
     def sum_gradients(self, gradients: Sequence[Tensor]) -> None:
         """Each becomes its sum over all processes."""

@@ -153,7 +153,8 @@ class Trainer:
             drops = seeded(self.loop.seed, step, place, self._device)
             with drops if self.task.drops else nullcontext():
                 outcome: Outcome = piece()
-                outcome.loss.backward()  # type: ignore[no-untyped-call]
+                if outcome.loss.requires_grad:  # not where all that learns reads dropped captions
+                    outcome.loss.backward()  # type: ignore[no-untyped-call]
             losses[list(outcome.rows)] += outcome.losses.detach().double().cpu()
             for name, term in outcome.terms.items():
                 terms[name] = terms.get(name, torch.zeros((), dtype=torch.float64)) + (
@@ -201,11 +202,13 @@ class Trainer:
         due = [watcher for watcher in self.watchers if watcher.due(step, self.loop.steps)]
         if not due:
             return
+        self.task.learn(False)
         with averaged(self.task.parameters, self.average), torch.no_grad():
             for watcher in due:
                 event = watcher.look(step)
                 if event is not None:
                     self.tell(event)
+        self.task.learn(True)
 
     def _save(self, step: int) -> None:
         if not self.team.is_first:

@@ -43,12 +43,14 @@ class Validation:
     def look(self, step: int) -> Validated:
         device = self._dit.pos_frequencies.device
         total = torch.zeros(len(self._sigmas), dtype=torch.float64)
-        for index in self._team.share(len(self._clips.names)):
+        mine = self._team.share(len(self._clips.names))
+        for index in range(len(self._clips.names)) if self._team.is_sharded else mine:
             sample = self._clips.load(index)
             for place, sigma in enumerate(self._sigmas):
                 generator = row_generator(self._seed, place, index)
                 row = make_row(sample, 0, sigma, generator, dropout=0.0)
-                total[place] += row_losses(self._dit, [row], device)[0].double().cpu()
+                loss = row_losses(self._dit, [row], device)[0].double().cpu()
+                total[place] += loss if index in mine else 0.0
         means = (self._team.sum_figures(total) / len(self._clips.names)).tolist()
         losses = dict(zip(self._sigmas, means, strict=True))
         return Validated(step, losses, sum(means) / len(means))

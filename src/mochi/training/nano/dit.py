@@ -132,6 +132,9 @@ class NanoDit:
     def begin(self, step: int, average: WeightAverage | None) -> None:
         """Nothing changes on the way."""
 
+    def learn(self, on: bool) -> None:
+        """Nothing drops."""
+
     def pieces(self, step: int) -> Iterator[Piece]:
         yield lambda: self._outcome(step)
 

@@ -124,6 +124,9 @@ class NanoVae:
             _take_average(self._model.encoder, average, "encoder.")
         self._model.encoder.requires_grad_(_phase(self._recipe, step).encoder)
 
+    def learn(self, on: bool) -> None:
+        """Nothing drops."""
+
     def pieces(self, step: int) -> Iterator[Piece]:
         yield lambda: self._outcome(step)
 
