@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Generator
 from pathlib import Path
 
 import hypothesis
@@ -48,6 +49,32 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("needs a CUDA device")
     for marker in item.iter_markers("needs_system"):
         _need(marker, required=bool(item.config.getoption("--require-system")))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if item.config.getoption("--require-system"):
+        _no_excuse(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    if collector.config.getoption("--require-system"):
+        _no_excuse(report)
+    return report
+
+
+def _no_excuse(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """A package that is missing is no reason to skip where all of them are to be there."""
+    if report.skipped and "could not import" in str(report.longrepr):
+        report.outcome = "failed"
 
 
 def _cuda() -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
 import torch
 from tests.model.golden import relative
@@ -96,7 +94,7 @@ def test_lean_heads_are_plain_heads(kernels: Kernels, dtype: torch.dtype, by_tab
 
 
 @pytest.mark.long
-@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++ (apt-get install g++)")
+@pytest.mark.needs_system("g++", install="apt-get install g++")
 @DTYPES
 def test_compiled_is_plain(dtype: torch.dtype) -> None:
     kernels = make_kernels("compiled")

@@ -27,7 +27,7 @@ def cluster() -> Iterator[Callable[[], str]]:
     def call(program: str, *words: str) -> None:
         where = {"user": user} if os.getuid() == 0 else {}
         command = [str(programs / program), *words]
-        subprocess.run(command, check=True, capture_output=True, cwd=folder, timeout=60, **where)
+        subprocess.run(command, check=True, capture_output=True, cwd=folder, timeout=300, **where)
 
     data = str(folder / "data")
     call("initdb", "-D", data, "-A", "trust", "-U", "mochi", "--no-sync", "-E", "UTF8")
