@@ -72,19 +72,23 @@ def _tell_plans(
     """Print the plans of some models, all of the same video."""
     from mochi.cli.plans import plan_lines
     from mochi.cli.rates import add_rates
+    from mochi.pipeline.survey import parallel_advice
 
     o.check_early(sizes)
-    found = {}
+    found, advice = {}, {}
     for model in models:
         pipe = o.load(model, *how)
         add_rates(pipe)
         found[model] = pipe.plans("any", seed=0, **sizes)
+        advice[model] = parallel_advice(pipe)
     if json_output:
         plans = {name: {m: p.to_dict() for m, p in each.items()} for name, each in found.items()}
         print_json({"plans": plans})
         return
     for name, each in found.items():
         print("\n".join(plan_lines(name, each)))
+        if advice[name]:
+            print(advice[name])
 
 
 def _machine_lines(machine: Machine) -> Iterator[str]:

@@ -70,12 +70,24 @@ def hold_meeting(
         RankError: the port is taken, or the address is not this machine's.
     """
     try:
-        store = dist.TCPStore(host, port, is_master=True, wait_for_workers=False)
-    except (RuntimeError, ValueError) as error:
-        first = str(error).partition("\n")[0]
+        door = _listening(host, port)
+    except OSError as error:
         hint = "another run uses it; set MASTER_PORT to a free one"
-        raise RankError(f"no rank can meet at {host}:{port}: {hint} ({first})") from error
-    return store, Meeting(host, store.port, run)
+        raise RankError(f"no rank can meet at {host}:{port}: {hint} ({error})") from error
+    port = door.getsockname()[1]
+    store = dist.TCPStore(
+        host, port, is_master=True, wait_for_workers=False, master_listen_fd=door.detach()
+    )
+    return store, Meeting(host, port, run)
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """On the loopback interface nobody else can come in; a name may have several addresses."""
+    if host == LOOPBACK:
+        return socket.create_server((host, port))
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    return socket.create_server(("", port))
 
 
 def compare(

@@ -52,20 +52,24 @@ class Budget:
     Attributes:
         asked: the mode that was asked for; None leaves it to the plan.
         rates: how fast this machine is, by the name of a dtype; without them plans tell no time.
+        sharers: processes that share the host's memory alike, this one among them.
     """
 
     def __init__(self, parts: Parts, asked: Mode | None = None):
         self._parts = parts
         self.asked: Mode | None = "high" if asked is None and not parts.precision.exact else asked
         self.rates: dict[str, Rates] = {}
+        self.sharers = 1
         self._announced = ""
 
     @property
     def room(self) -> Room:
         """Bytes that device and host can still give."""
         device = self._parts.device
-        free, on_cpu = available_bytes(device), device.type == "cpu"
-        return Room(free, free if on_cpu else host_available_bytes(), on_cpu)
+        host = host_available_bytes() // self.sharers
+        if device.type == "cpu":
+            return Room(host, host, True)
+        return Room(available_bytes(device), host, False)
 
     def check(self, size: VideoSize, with_text: bool = True) -> None:
         """Refuse a video that does not fit.

@@ -26,6 +26,7 @@ class Opening:
         rank, size: its number and how many there are.
         device: where it computes, as torch names it.
         meeting: where it finds the others.
+        together: ranks on its machine.
         threads: of its processor, where the machine is shared.
         files, card, name, precision: of the model, as a pipeline takes them.
         come_seconds: how long it waits for the others.
@@ -38,6 +39,7 @@ class Opening:
     size: int
     device: str
     meeting: Meeting
+    together: int
     threads: int
     files: ModelFiles
     card: ModelCard

@@ -17,7 +17,6 @@ import torch
 
 from mochi.core.errors import RequestError
 from mochi.core.request import GenerateRequest
-from mochi.memory.available import host_available_bytes
 from mochi.memory.modes import Mode
 from mochi.memory.need import Need, sharded_need
 from mochi.memory.plan import Room
@@ -208,18 +207,16 @@ class RanksBudget(Budget):
     def __init__(self, parts: Parts, asked: Mode | None, team: Team, shard: bool = False):
         super().__init__(parts, asked)
         self._team, self._shard = team, shard
-        self.ranks = 1
+        self.ranks, self.sharers = 1, team.layout.together
 
     @property
     def room(self) -> Room:
         """What the poorest rank has; those of one machine share its memory."""
-        together = self._team.layout.together
         if self._on_cpu:
-            free = host_available_bytes() // together
-            return Room(free, free, True)
+            return super().room
         self._team.crew()
         devices, hosts = zip(*self._team.rooms.values(), strict=True)
-        return Room(min(devices), min(hosts) // together, False)
+        return Room(min(devices), min(hosts) // self.sharers, False)
 
     def _decode(self, job: Job, mode: Mode) -> Need:
         need, blueprint = super()._decode(job, mode), self._parts.blueprint("decoder")

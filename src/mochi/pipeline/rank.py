@@ -127,6 +127,7 @@ class Rank:
             device=device,
             precision=opening.precision,
         )
+        self.pipe.budget.sharers = opening.together
         self._compare("hello", self._about())
         self._world = World(
             PrefixStore("groups", self._store),

@@ -17,6 +17,8 @@ from mochi.core.sizes import VideoSize
 from mochi.memory.available import available_bytes, host_available_bytes
 from mochi.model.attention import KERNELS
 from mochi.model.fast import make_kernels
+from mochi.parallel.choice import AUTO, Circumstances, choose
+from mochi.parallel.links import link_between
 from mochi.pipeline.devices import pick_device, present_devices
 from mochi.pipeline.models import Hub, present_models
 from mochi.pipeline.opening import open_model
@@ -164,3 +166,14 @@ def _versions() -> Iterator[tuple[str, str]]:
             yield name, version(name)
         except PackageNotFoundError:
             yield name, "not installed"
+
+
+def parallel_advice(pipe: Pipeline) -> str | None:
+    """How all GPUs of this machine would share a guided video of a model, and why; None where there
+    are not several."""
+    count = torch.cuda.device_count()
+    if count < 2:
+        return None
+    heads = pipe.parts.blueprint("dit").config.heads
+    about = Circumstances(count, 1, heads, True, link_between("cuda", range(count)))
+    return choose(AUTO, about).why

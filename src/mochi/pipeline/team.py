@@ -157,6 +157,7 @@ class Team:
         shared: dict[str, Any] = {
             "size": layout.size,
             "meeting": meeting,
+            "together": layout.together,
             "threads": threads,
             "come_seconds": layout.come_seconds,
             "version": mochi.__version__,
