@@ -1,5 +1,8 @@
 """Who is blamed when ranks stop, which scheme is taken, where a process stands: no ranks needed."""
 
+import json
+import socket
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -10,7 +13,8 @@ from mochi.core.errors import DoesNotFitError, RankError, RequestError, Sampling
 from mochi.parallel.channel import Failure, travels
 from mochi.parallel.choice import Circumstances, choose
 from mochi.parallel.links import read_topology
-from mochi.parallel.meeting import Meeting, compare, hold_meeting
+from mochi.parallel.meeting import Meeting, check_ways, compare, hold_meeting
+from mochi.parallel.neighbours import Neighbours
 from mochi.parallel.places import Place, first_node, place_in
 from mochi.parallel.pulse import Beat, PeerLostError, Pulse
 from mochi.parallel.scheme import Scheme
@@ -229,3 +233,38 @@ def test_a_meeting_has_a_port_of_its_own_and_a_busy_one_is_explained() -> None:
     with pytest.raises(RankError, match=r"nobody answers at 127\.0\.0\.1:1"):
         Meeting("127.0.0.1", 1).join(0.5)
     assert store.timeout > timedelta(0)
+
+
+def test_a_rank_that_cannot_be_reached_is_named() -> None:
+    store = dist.HashStore()
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        shut = door.getsockname()[1]
+    store.set("way/1", json.dumps(["127.0.0.1", shut]))
+    with pytest.raises(RankError, match=r"rank 0 at 127\.0\.0\.1 cannot reach rank 1 at 127\.0"):
+        check_ways(store, 0, 2, "127.0.0.1", 5)
+    store = dist.HashStore()
+    with ThreadPoolExecutor(3) as ranks:
+        asked = [ranks.submit(check_ways, store, rank, 3, "127.0.0.1", 60) for rank in range(3)]
+        assert [each.result() for each in asked] == [None] * 3
+
+
+def test_supervisors_hear_of_each_others_ranks_and_failures() -> None:
+    store = dist.HashStore()
+    first, second = Neighbours(store, [0], 3), Neighbours(store, [1, 2], 3)
+    assert list(first.news()) == []
+    second.beat(1, Beat(3, True, True, 0.5))
+    heard = Neighbours(store, [0], 3)
+    assert list(heard.news()) == [(1, Beat(3, True, True, 0.5))]
+    assert list(heard.news()) == []  # once a second
+    second.fail(2, RankError("rank 2 was ended by SIGKILL", 2))
+    second.fail(1, ValueError("later"))
+    with pytest.raises(RankError, match="rank 2 failed: rank 2 was ended by SIGKILL") as caught:
+        first.raise_failure()
+    assert caught.value.rank == 2
+
+
+def test_supervisors_wait_for_each_other_at_the_end() -> None:
+    store = dist.HashStore()
+    with ThreadPoolExecutor(2) as both:
+        parts = [both.submit(Neighbours(store, [rank], 2).part, 1) for rank in (0, 1)]
+        assert [each.result(60) for each in parts] == [None, None]

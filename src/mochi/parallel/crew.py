@@ -101,8 +101,8 @@ class Crew:
 
     def _tell_neighbours(self, error: BaseException) -> None:
         if self._neighbours is not None and self.over:
-            first = self.ranks.ranks[0]
-            self._neighbours.fail(getattr(error, "rank", None) or first, error)
+            rank = getattr(error, "rank", None)
+            self._neighbours.fail(self.ranks.ranks[0] if rank is None else rank, error)
 
     def _collect(
         self, kind: str, take: Take | None, cancel: CancelToken

@@ -18,7 +18,7 @@ LOOPBACK = "127.0.0.1"
 COME_SECONDS = 300.0
 """How long ranks wait for those that have not come."""
 
-_STEP_SECONDS = 1.0
+_STEP_SECONDS, _WAY_SECONDS = 1.0, 15.0
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,35 @@ def compare(
                     f"there and {_shown(first.get(fact))} on rank 0",
                     other,
                 )
+
+
+def check_ways(store: Store, rank: int, size: int, address: str, seconds: float) -> None:
+    """Make sure that every rank reaches every other; all of them call this.
+
+    Args:
+        store: of the run.
+        rank, size: of the caller, and how many there are.
+        address: of the caller's machine, as others see it.
+        seconds: how long to wait for the others to come.
+
+    Raises:
+        RankError: one cannot be reached.
+    """
+    with socket.create_server((address, 0), backlog=size) as door:
+        store.set(f"way/{rank}", json.dumps([address, door.getsockname()[1]]))
+        _wait_for_all(store, "way", size, seconds)
+        for other in range(size):
+            host, port = json.loads(store.get(f"way/{other}"))
+            try:
+                socket.create_connection((host, port), _WAY_SECONDS).close()
+            except OSError as error:
+                raise RankError(
+                    f"rank {rank} at {address} cannot reach rank {other} at {host}: is there a "
+                    f"firewall, or is it the wrong network? ({error})",
+                    rank,
+                ) from error
+        store.set(f"been/{rank}", "1")
+        _wait_for_all(store, "been", size, seconds)
 
 
 def _wait_for_all(store: Store, name: str, size: int, seconds: float) -> None:

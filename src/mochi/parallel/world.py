@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 import torch.distributed as dist
@@ -95,9 +95,10 @@ class World:
             options = dist.ProcessGroupNCCL.Options()
             options._timeout = self.patience
             return cast(Carrier, dist.ProcessGroupNCCL(store, place, size, options))
+        gloo: Any = dist.ProcessGroupGloo  # its stubs do not know its options
         if self.address is None:
-            return cast(Carrier, dist.ProcessGroupGloo(store, place, size, self.patience))
-        plain = dist.ProcessGroupGloo._Options()
+            return cast(Carrier, gloo(store, place, size, self.patience))
+        plain = gloo._Options()
         plain._timeout = self.patience
-        plain._devices = [dist.ProcessGroupGloo.create_device(hostname=self.address)]
-        return cast(Carrier, dist.ProcessGroupGloo(store, place, size, plain))
+        plain._devices = [gloo.create_device(hostname=self.address)]
+        return cast(Carrier, gloo(store, place, size, plain))

@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from mochi.memory.available import available_bytes, host_available_bytes
 from mochi.parallel.channel import Failure
 from mochi.parallel.group import Group, Traffic
 from mochi.parallel.local import rank_channel
-from mochi.parallel.meeting import compare
+from mochi.parallel.meeting import LOOPBACK, check_ways, compare
 from mochi.parallel.mesh import Mesh
 from mochi.parallel.pulse import Pulse
 from mochi.parallel.scheme import Scheme
@@ -39,6 +40,9 @@ from mochi.pipeline.share import OnMesh
 from mochi.pipeline.watch import Watch
 
 Say = Callable[..., None]
+
+_PATIENCE = timedelta(hours=12)
+"""In exchanges: one rank may read prompts for long. The watchdog finds one that hangs."""
 
 
 def main() -> None:
@@ -129,13 +133,15 @@ class Rank:
         )
         self.pipe.budget.sharers = opening.together
         self._compare("hello", self._about())
+        self._check_ways()
         self._world = World(
             PrefixStore("groups", self._store),
             opening.rank,
             opening.size,
             device,
-            address=opening.meeting.address,
-            pulse=pulse,
+            _PATIENCE,
+            opening.meeting.address,
+            pulse,
         )
         self._meshes: dict[Scheme, Mesh] = {}
         if opening.shard:
@@ -194,6 +200,11 @@ class Rank:
     def _compare(self, name: str, facts: Mapping[str, str]) -> None:
         opening = self.opening
         compare(self._store, name, opening.rank, opening.size, facts, opening.come_seconds)
+
+    def _check_ways(self) -> None:
+        opening, address = self.opening, self.opening.meeting.address
+        if address != LOOPBACK:
+            check_ways(self._store, opening.rank, opening.size, address, opening.come_seconds)
 
     def _mesh(self, scheme: Scheme) -> Mesh:
         if scheme not in self._meshes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -80,7 +81,7 @@ class Layout:
         """Whether the first rank is here, and with it the output."""
         return 0 in self.devices
 
-    @property
+    @cached_property
     def link(self) -> Link:
         """What lies between the devices of a machine."""
         kind, _, first = next(iter(self.devices.values())).partition(":")
