@@ -39,11 +39,15 @@ def _on_rank(
 ) -> Any:
     pipe = mochi.load(device="cpu", **loading)
     mesh = Mesh.join(Scheme.parse(scheme), world)
-    pipe.share = OnMesh(mesh, world.device, CancelToken())
+    mode = loading.get("memory", "high")
+    modes = dict.fromkeys(("text", "dit", "decoder"), mode)
+    share = pipe.share = OnMesh(mesh, world.device, CancelToken(), modes)
     given = None if tokens is None else _features(pipe, tokens)
     request = pipe.request(PROMPT, **settings)
     watch_frames: list[np.ndarray] = []
     facts = _run(pipe, request, given, watch_frames)
+    assert {pipe.parts.mode(part) for part in modes} == {mode}
+    assert share.mesh.traffic.total > 0
     frames = np.concatenate(watch_frames) if watch_frames else None
     return facts["latents"].latent.tensor.numpy(), frames
 
@@ -114,7 +118,7 @@ def test_bfloat16(crew: Crew, tiny_model: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "memory"), [("live", "auto"), ("merged", "high"), ("live", "low")]
+    ("mode", "memory"), [("live", "high"), ("merged", "high"), ("live", "low")]
 )
 def test_adapters(crew: Crew, tiny_model: Path, mode: str, memory: str, tmp_path: Path) -> None:
     path = make_lora(mochi.load(str(tiny_model), device="cpu"), tmp_path / "style.safetensors")

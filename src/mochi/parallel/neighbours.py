@@ -70,7 +70,8 @@ class Neighbours:
             if not self._store.check([_FAILED]):
                 return
             rank, words = json.loads(self._store.get(_FAILED))
-        raise RankError(f"rank {rank} failed: {words}", rank)
+        about = "" if words.startswith("rank ") else f"rank {rank} failed: "
+        raise RankError(about + words, rank)
 
     def fail(self, rank: int, error: BaseException) -> None:
         """Tell the others that a rank here failed; the first to say so is heard."""
