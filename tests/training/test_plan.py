@@ -19,7 +19,7 @@ from mochi.memory.trace import LiveBytes
 from mochi.model.dit import AsymmDiT
 from mochi.training.adapter import NewAdapter
 from mochi.training.config import Config
-from mochi.training.plan import TrainingPlan, make_plan, trained_numbers
+from mochi.training.plan import GPUS, TrainingPlan, make_plan, step_work, trained_numbers
 from mochi.training.precision import as_trainable
 from mochi.training.recompute import Recomputing
 from mochi.training.traced import step_bytes
@@ -81,6 +81,16 @@ def test_savings_save() -> None:
     assert plain.total == plain.weights + plain.learning + plain.activations
     assert json.dumps(plain.to_dict())
     assert "H100" in plain.text()
+
+
+@pytest.mark.parametrize(("frames", "seconds"), [(37, 1.67), (85, 5.44)])
+def test_the_published_steps_are_met(frames: int, seconds: float) -> None:
+    """SPEC 6: an H100, rank 16, every block computed twice."""
+    config, shape, size = config_of("lora", batch=1), DiTConfig(), VideoSize(frames, 480, 848)
+    work = step_work(config, shape, size, shape.depth)
+    gpu = next(gpu for gpu in GPUS if gpu.name == "H100")
+    taken = work.linear / gpu.linear + work.attention / gpu.attention
+    assert taken == pytest.approx(seconds, rel=0.03)
 
 
 def test_a_small_base_is_counted_small() -> None:

@@ -39,7 +39,7 @@ class Base:
     @classmethod
     def find(cls, config: Config, device: str) -> Base:
         """Raises RequestError, WeightsError or DownloadError where the model cannot be had."""
-        pipe = load(config.model.name, device=device, dtype=config.model.dtype, memory="high")
+        pipe = load(config.model.name, device=device, dtype=config.model.dtype)
         return cls(pipe, pipe.device, pipe.parts.precision.networks)
 
     @property

@@ -96,7 +96,7 @@ class Run:
         base = Base.find(config, self.device)
         self._check_data(data, base)
         # T5 first, and gone before the transformer comes.
-        prompts = Prompts.of(base.pipe, config.samples) if config.samples.every else None
+        prompts = self._prompts(base)
         own_videos = self._prior(base)
         dit = base.transformer(config)
         prior = own_videos.clips(dit) if own_videos else None
@@ -134,6 +134,12 @@ class Run:
         if found != features:
             rule = f"has text features of width {found}, and {self.config.model.name} reads"
             raise RequestError("data.path", self.config.data.path, rule, f"width {features}")
+
+    def _prompts(self, base: Base) -> Prompts | None:
+        if not self.config.samples.every:
+            return None
+        path = Path(self.config.saving.folder) / "prompts.safetensors"
+        return Prompts.of(base.pipe, self.config.samples, path, self.team)
 
     def _prior(self, base: Base) -> PriorVideos | None:
         settings, seed = self.config.prior, self.config.training.seed
@@ -195,7 +201,9 @@ class Run:
             )
         if prompts is not None:
             folder = Path(config.saving.folder) / "samples"
-            found.append(Sampling(dit, base.pipe, prompts, config.samples.every, folder, self.team))
+            sampling = Sampling(dit, base.pipe, prompts, config.samples.every, folder, self.team)
+            self.last.before = sampling.made
+            found.append(sampling)
         return found
 
     def _facts(

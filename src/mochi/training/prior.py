@@ -99,7 +99,8 @@ class PriorVideos:
         except WeightsError:
             return False
 
-    def _make(self, dit: AsymmDiT, text: Sequence[TextFeatures]) -> None:
+    def _make(self, dit: AsymmDiT, encoded_prompts: TextFeatures) -> None:
+        text = [encoded_prompts[row] for row in range(len(encoded_prompts))]
         size = _TOGETHER if self._requests[0].size.latent.tokens <= _SMALL_TOKENS else 1
         tensors: dict[str, torch.Tensor] = {}
         for start in range(0, len(text), size):

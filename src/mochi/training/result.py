@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,14 @@ from mochi.weights.loading import ALWAYS_FLOAT32
 
 
 class LastSeen:
-    """A reporter that remembers what the card of an adapter tells of the end of its training."""
+    """A reporter that remembers what the card of an adapter tells of the end of its training.
+
+    Attributes:
+        before: the videos that an earlier run made at a step, where this one made none.
+    """
 
     def __init__(self) -> None:
+        self.before: Callable[[int], Sampled | None] = lambda step: None
         self._settings: Mapping[str, Any] = {}
         self._facts: Mapping[str, Any] = {}
         self._results: dict[str, object] = {}
@@ -38,7 +43,7 @@ class LastSeen:
 
     def card(self, steps: int, trigger: str) -> Card:
         """The card; `trigger` is a caption that is typical of the clips."""
-        facts, sampled = self._facts, self._sampled
+        facts, sampled = self._facts, self._sampled or self.before(steps)
         shown = (
             []
             if sampled is None

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from mochi.core.latents import DitLatent
 from mochi.core.request import GenerateRequest
+from mochi.core.sizes import VideoSize
 from mochi.model.dit import AsymmDiT
+from mochi.pipeline.job import Job
 from mochi.pipeline.latents import StoredLatents
 from mochi.pipeline.pipeline import Pipeline
 from mochi.pipeline.run import Schedule
@@ -71,8 +73,14 @@ class Prompts:
     text: tuple[TextFeatures, ...]
 
     @classmethod
-    def of(cls, pipe: Pipeline, settings: Samples) -> Prompts:
-        """Encode the prompts of a config; the text encoder's memory is given back.
+    def of(cls, pipe: Pipeline, settings: Samples, path: Path, team: Team) -> Prompts:
+        """The prompts of a config, encoded by the first process and read by the others.
+
+        Args:
+            pipe: has the text encoder, whose memory is given back.
+            settings: prompts, seeds, sizes.
+            path: where their features go.
+            team: the processes.
 
         Raises:
             RequestError: a setting breaks its rule.
@@ -84,14 +92,21 @@ class Prompts:
             pipe.request(prompt, **given, seed=settings.seed + place)
             for place, prompt in enumerate(settings.prompts)
         )
-        return cls(requests, encoded(pipe, settings.prompts))
+        if team.is_first:
+            with team.alone():
+                encoded(pipe, settings.prompts).save(path, overwrite=True)
+        team.anywhere([True])  # all wait for the first
+        found = TextFeatures.load(path)
+        return cls(requests, tuple(found[row] for row in range(len(found))))
 
 
-def encoded(pipe: Pipeline, prompts: Sequence[str]) -> tuple[TextFeatures, ...]:
+def encoded(pipe: Pipeline, prompts: Sequence[str]) -> TextFeatures:
     """Features of some prompts on the CPU, with one load of the text encoder."""
+    size = VideoSize(7, 16, 16)  # the text encoder does not ask for it
+    pipe.budget.arrange(pipe.budget.sketch(Job(size, steps=0, prompts=(256,))))
     found = pipe.parts.text().encode(list(prompts)).to("cpu")
     pipe.parts.release("text")
-    return tuple(found[row] for row in range(len(prompts)))
+    return found
 
 
 class Sampling:
@@ -122,19 +137,31 @@ class Sampling:
         return step % self._every == 0 or step == steps
 
     def look(self, step: int) -> Sampled:
-        paths = tuple(self._video(step, place) for place in range(len(self._prompts.requests)))
-        requests = self._prompts.requests
+        for place in range(len(self._prompts.requests)):
+            self._video(step, place)
         self._pipe.parts.release("decoder")
+        return self._sampled(step)
+
+    def made(self, step: int) -> Sampled | None:
+        """The videos of a look that an earlier run took; None where they are not there."""
+        sampled = self._sampled(step)
+        return sampled if all(path.is_file() for path in sampled.paths) else None
+
+    def _sampled(self, step: int) -> Sampled:
+        requests = self._prompts.requests
         return Sampled(
             step,
-            paths,
+            tuple(self._path(step, place) for place in range(len(requests))),
             tuple(request.prompt for request in requests),
             tuple(request.seed for request in requests),
         )
 
-    def _video(self, step: int, place: int) -> Path:
+    def _path(self, step: int, place: int) -> Path:
+        return self._folder / f"step-{step:08d}" / f"{place:02d}.mp4"
+
+    def _video(self, step: int, place: int) -> None:
         request, text = self._prompts.requests[place], self._prompts.text[place]
-        path = self._folder / f"step-{step:08d}" / f"{place:02d}.mp4"
+        path = self._path(step, place)
         latents = make_latents(self._dit, [request], [text])
         if self._team.is_first:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -143,7 +170,6 @@ class Sampling:
                 self._pipe.generate_to(
                     path, request, latents=finished, embeddings=text, overwrite=True
                 )
-        return path
 
 
 class PriorClips:
