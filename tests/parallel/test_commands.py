@@ -13,9 +13,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import torch
+from tests.parallel.same import frames_in, same_frames
 
 import mochi
 from mochi.core.errors import RankError
@@ -69,21 +71,19 @@ def words(tiny_model: Path, features: Path) -> list[object]:
 
 
 @pytest.fixture(scope="module")
-def alone(tiny_model: Path, features: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The file that one process makes."""
-    path = tmp_path_factory.mktemp("alone") / "a.gif"
+def alone(tiny_model: Path, features: Path) -> np.ndarray:
+    """The frames that one process makes."""
     given = TextFeatures.load(features)
     pipe = mochi.load(str(tiny_model), device="cpu")
-    pipe.generate_to(path, PROMPT, embeddings=given, steps=3, seed=7, frames=7)
-    return path.read_bytes()
+    return pipe.generate(PROMPT, embeddings=given, steps=3, seed=7, frames=7).frames
 
 
-def test_two_devices_give_the_file_of_one(words: Any, alone: bytes, tmp_path: Path) -> None:
-    code, out, err = ended(command(*words, "--devices", 2, "--output", tmp_path / "a.gif"))
+def test_two_devices_give_the_file_of_one(words: Any, alone: np.ndarray, tmp_path: Path) -> None:
+    code, out, err = ended(command(*words, "--devices", 2, "--output", tmp_path / "a"))
     assert code == 0, err
     assert "parallel: guidance=2,ulysses=1,ring=1 on 2 devices" in err
-    assert out.startswith(f"{tmp_path / 'a.gif'}: ")
-    assert (tmp_path / "a.gif").read_bytes() == alone
+    assert out.startswith(f"{tmp_path / 'a'}: ")
+    assert same_frames(frames_in(tmp_path / "a"), alone)
 
 
 @pytest.mark.parametrize(
@@ -139,10 +139,10 @@ def test_a_busy_port_is_explained(tiny_model: Path) -> None:
 @pytest.mark.parametrize("devices", [2, 3])
 def test_nano_on_several_devices_gives_the_file_of_one(devices: int, tmp_path: Path) -> None:
     for count in (1, devices):
-        output = ["--devices", count, "--output", tmp_path / f"{count}.gif"]
+        output = ["--devices", count, "--output", tmp_path / f"{count}"]
         code, _, err = ended(command("generate", PROMPT, *COMMON, *output))
         assert code == 0, err
-    assert (tmp_path / "1.gif").read_bytes() == (tmp_path / f"{devices}.gif").read_bytes()
+    assert same_frames(frames_in(tmp_path / "1"), frames_in(tmp_path / f"{devices}"))
 
 
 @pytest.mark.long
@@ -164,20 +164,20 @@ def test_ctrl_c_stops_all_and_leaves_nothing(tiny_model: Path, tmp_path: Path) -
 
 
 @pytest.mark.long
-def test_torchrun_is_joined(words: Any, alone: bytes, tmp_path: Path) -> None:
+def test_torchrun_is_joined(words: Any, alone: np.ndarray, tmp_path: Path) -> None:
     run = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
-    inner = [sys.executable, "-m", "mochi", *map(str, words), "--output", tmp_path / "a.gif"]
+    inner = [sys.executable, "-m", "mochi", *map(str, words), "--output", tmp_path / "a"]
     environment = dict(os.environ, PYTHONPATH=str(SOURCE), OMP_NUM_THREADS="1")
     whole = [sys.executable, *run, *map(str, inner)]
     done = subprocess.run(whole, env=environment, capture_output=True, text=True, timeout=SECONDS)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "a.gif").read_bytes() == alone
+    assert same_frames(frames_in(tmp_path / "a"), alone)
 
 
 @pytest.mark.long
 def test_ranks_that_were_told_different_things_say_so(words: Any, tmp_path: Path) -> None:
     port = free_port()
-    first = command(*words, "--output", tmp_path / "a.gif", **of_a_run(0, 2, port))
+    first = command(*words, "--output", tmp_path / "a", **of_a_run(0, 2, port))
     other = command(*words, "--guidance", "5", **of_a_run(1, 2, port))
     for process in (first, other):
         code, _, err = ended(process)
@@ -213,7 +213,7 @@ def two_hosts() -> Iterator[list[str]]:
 
 @pytest.mark.long
 @pytest.mark.skipif(shutil.which("ip") is None, reason="needs ip (iproute2)")
-def test_two_hosts_make_one_video(words: Any, alone: bytes, tmp_path: Path) -> None:
+def test_two_hosts_make_one_video(words: Any, alone: np.ndarray, tmp_path: Path) -> None:
     with two_hosts() as hosts:
         processes = []
         for rank, host in enumerate(hosts):
@@ -221,7 +221,7 @@ def test_two_hosts_make_one_video(words: Any, alone: bytes, tmp_path: Path) -> N
             settings |= {"LOCAL_WORLD_SIZE": "1", "PYTHONPATH": str(SOURCE)}
             process = subprocess.Popen(
                 ["ip", "netns", "exec", host, sys.executable, "-m", "mochi", *map(str, words)]
-                + ["--output", str(tmp_path / "a.gif"), "--parallel", "ulysses=2"],
+                + ["--output", str(tmp_path / "a"), "--parallel", "ulysses=2"],
                 env=os.environ | settings,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -231,7 +231,7 @@ def test_two_hosts_make_one_video(words: Any, alone: bytes, tmp_path: Path) -> N
         for process in processes:
             code, _, err = ended(process)
             assert code == 0, err
-    assert (tmp_path / "a.gif").read_bytes() == alone
+    assert same_frames(frames_in(tmp_path / "a"), alone)
 
 
 ON_RAY = """
@@ -279,20 +279,20 @@ def on_ray(model: Path, features: Path, count: int, what: str, output: Path) -> 
 @pytest.mark.long
 @pytest.mark.parametrize("count", [2, 3])
 def test_actors_of_ray_give_the_file_of_one(
-    tiny_model: Path, features: Path, alone: bytes, tmp_path: Path, count: int
+    tiny_model: Path, features: Path, alone: np.ndarray, tmp_path: Path, count: int
 ) -> None:
     pytest.importorskip("ray")
-    path = tmp_path / "a.gif"
+    path = tmp_path / "a"
     answer = on_ray(tiny_model, features, count, "make", path)
     assert answer["error"] == ""
-    assert path.read_bytes() == alone
+    assert same_frames(frames_in(path), alone)
 
 
 @pytest.mark.long
 def test_an_actor_that_is_killed_ends_all(tiny_model: Path, features: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray")
     begun = time.monotonic()
-    answer = on_ray(tiny_model, features, 2, "kill", tmp_path / "a.gif")
+    answer = on_ray(tiny_model, features, 2, "kill", tmp_path / "a")
     assert answer["error"].startswith("rank 1 ended: ")
     assert not any(map(psutil.pid_exists, answer["pids"]))
     assert list(tmp_path.iterdir()) == []

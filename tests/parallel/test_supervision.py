@@ -258,7 +258,7 @@ def test_supervisors_hear_of_each_others_ranks_and_failures() -> None:
     assert list(heard.news()) == []  # once a second
     second.fail(2, RankError("rank 2 was ended by SIGKILL", 2))
     second.fail(1, ValueError("later"))
-    with pytest.raises(RankError, match="^rank 2 was ended by SIGKILL") as caught:
+    with pytest.raises(RankError, match=r"^rank 2 was ended by SIGKILL") as caught:
         first.raise_failure()
     assert caught.value.rank == 2
 
