@@ -35,7 +35,7 @@ class Victim:
             "database": database_url,
             "port": 0,
             "max_attempts": 10_000,
-            "lease_seconds": 2.0,
+            "lease_seconds": 10.0,
             "requests_per_minute": 0,
             **settings,
         }

@@ -1,15 +1,24 @@
 """The queue against a simple picture of it, in every order that hypothesis thinks of."""
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
-from hypothesis import settings
+import pytest
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
-from tests.serving.conftest import Clock
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
+from tests.serving.conftest import Clock, needs_postgresql
 from tests.serving.jobs import MODEL, new_job
 
-from mochi.serving.jobs import ENDED, Job, Outcome
+from mochi.serving.jobs import ENDED, IdempotencyError, Job, Outcome, QueueFullError
 from mochi.serving.store.database import Database
 from mochi.serving.store.queue import SqlStore
 from mochi.serving.store.tables import metadata
@@ -22,13 +31,17 @@ class QueueMachine(RuleBasedStateMachine):
 
     leases = Bundle("leases")
 
-    def __init__(self) -> None:
+    def __init__(self, url: str | None = None) -> None:
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
         self.clock = Clock()
-        url = f"sqlite:///{Path(self.folder.name) / 'mochi.db'}"
+        url = url or f"sqlite:///{Path(self.folder.name) / 'mochi.db'}"
         self.database = Database.open(url, self.clock, durable=False)
         metadata.create_all(self.database.engine)  # quicker than migrations, which are equal
+        with self.database.write() as connection:  # what the example before left
+            for table in reversed(metadata.sorted_tables):
+                connection.execute(table.delete())
+        self.keys: dict[tuple[str, str], str] = {}  # account and key -> job id
         self.store = SqlStore(self.database)
         self.status: dict[str, str] = {}
         self.live: dict[str, str | None] = {}  # job id -> the token that may finish it
@@ -58,8 +71,37 @@ class QueueMachine(RuleBasedStateMachine):
         (job,), _ = self.store.add([new], 100, 100)
         self.status[job.id], self.live[job.id], self.deadlines[job.id] = "starting", None, deadline
 
+    @rule(account=st.sampled_from("ab"), key=st.sampled_from("xy"), body=st.sampled_from("12"))
+    def add_with_a_key(self, account: str, key: str, body: str) -> None:
+        new = new_job(account=account, idempotency_key=key, body_hash=body)
+        known = self.keys.get((account, key))
+        try:
+            (job,), was_known = self.store.add([new], 100, 100)
+        except IdempotencyError:
+            assert known is not None
+            before = self.store.get(known)
+            assert before is not None
+            assert before.body_hash != body
+            return
+        assert was_known == (known is not None)
+        if known is None:
+            self.keys[account, key] = job.id
+            self.status[job.id], self.live[job.id], self.deadlines[job.id] = "starting", None, None
+        else:
+            assert job.id == known
+
+    @rule(count=st.integers(1, 3), room=st.integers(0, 2))
+    def add_where_there_is_no_room(self, count: int, room: int) -> None:
+        """All or none."""
+        waiting = sum(status == "starting" for status in self.status.values())
+        new = [new_job(account="a") for _ in range(count)]
+        if count > room:
+            with pytest.raises(QueueFullError):
+                self.store.add(new, waiting + room, 1000)
+
     @rule(target=leases, owner=st.sampled_from(["host:1:0", "host:2:0"]))
     def claim(self, owner: str) -> Job:
+        order = [it.id for it in self.store.waiting()]
         job = self.store.claim(owner, [MODEL], LEASE)
         waiting = [
             name
@@ -69,7 +111,7 @@ class QueueMachine(RuleBasedStateMachine):
         if job is None:
             assert not waiting
             return multiple()
-        assert job.id in waiting
+        assert job.id == next(name for name in order if name in waiting)  # as was foretold
         self.status[job.id], self.live[job.id] = "processing", job.lease_token
         return job
 
@@ -135,3 +177,21 @@ class QueueMachine(RuleBasedStateMachine):
 
 TestQueueMachine = QueueMachine.TestCase
 TestQueueMachine.settings = settings(max_examples=15, stateful_step_count=30)
+
+
+@pytest.mark.long
+@needs_postgresql
+def test_the_queue_in_postgresql_is_as_simple(postgresql: Callable[[], str]) -> None:
+    url = postgresql()
+    many = settings(
+        max_examples=100, stateful_step_count=40, suppress_health_check=list(HealthCheck)
+    )
+    run_state_machine_as_test(lambda: QueueMachine(url), settings=many)
+
+
+@pytest.mark.long
+def test_the_queue_is_as_simple_in_many_orders() -> None:
+    many = settings(
+        max_examples=300, stateful_step_count=60, suppress_health_check=list(HealthCheck)
+    )
+    run_state_machine_as_test(QueueMachine, settings=many)
