@@ -2,7 +2,8 @@
 
 Words in a prompt: `crash` (dies in the middle), `fail` (an error), `full` (the disk), `judged` (a
 classifier refuses it), `flagged` (one objects), `slow` (a tenth of a second a step), `real` (a file
-that is a video). With the argument `broken` it does not come up.
+that is a video). With the argument `broken` it does not come up; with `together` it takes jobs in
+batches, and makes them one after the other.
 """
 
 import base64
@@ -34,6 +35,7 @@ FAILURES = {"fail": "sampling", "full": "disk_full", "judged": "refused"}
 PREVIEW = base64.b64encode(b"\x89PNG\r\n\x1a\n not really").decode()
 runs: "queue.Queue[dict[str, Any]]" = queue.Queue()
 cancelled: set[str] = set()
+now: dict[str, str] = {}
 
 
 def say(**message: Any) -> None:
@@ -42,7 +44,7 @@ def say(**message: Any) -> None:
 
 
 def event(kind: str, **data: Any) -> None:
-    say(event={"kind": kind, "data": data})
+    say(event={"id": now["id"], "kind": kind, "data": data})
 
 
 def listen() -> None:
@@ -52,7 +54,7 @@ def listen() -> None:
             runs.put(message["run"])
         elif "cancel" in message:
             cancelled.add(message["cancel"])
-        else:
+        elif "ask" in message:
             say(answer=answer(message["ask"]))
     os._exit(0)
 
@@ -68,6 +70,7 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
 
 
 def run(order: dict[str, Any]) -> None:
+    now["id"] = order["id"]
     request, words = order["request"], order["request"]["prompt"].split()
     steps = request["steps"]
     event("phase", phase="text", total=None)
@@ -76,7 +79,7 @@ def run(order: dict[str, Any]) -> None:
     for step in range(1, steps + 1):
         time.sleep(pause)
         if order["id"] in cancelled:
-            say(failed={"code": "cancelled", "message": "cancelled"})
+            say(failed={"id": order["id"], "code": "cancelled", "message": "cancelled"})
             return
         left = (steps - step) * pause
         event("step", step=step, steps=steps, seconds_per_step=pause, eta_seconds=left)
@@ -85,19 +88,20 @@ def run(order: dict[str, Any]) -> None:
             os._exit(9)
     for word, code in FAILURES.items():
         if word in words:
-            say(failed={"code": code, "message": "it went wrong"})
+            say(failed={"id": order["id"], "code": code, "message": "it went wrong"})
             return
     real = Path(mochi.__file__).parent / "serving" / "page" / "examples" / "red-circle.mp4"
     content = real.read_bytes() if "real" in words else f"a video of {request['prompt']}".encode()
     Path(order["path"]).write_bytes(content)
     facts = {"seconds": {"denoise": steps * pause}, "prompt_tokens": 5, "truncated": ""}
+    facts["together"] = max(1, len(order["beside"]))
     if "flagged" in words:
         facts["judged"] = [{"point": "frames", "label": "red", "score": 0.91}]
     leave_note(Path(order["path"]), order["id"], facts)
     if "FAKE_RUNNER_LOG" in os.environ:  # every run that was completed
         with open(os.environ["FAKE_RUNNER_LOG"], "a") as stream:
             stream.write(order["id"] + "\n")
-    say(done=facts)
+    say(done={"id": order["id"], **facts})
 
 
 def main() -> None:
@@ -108,6 +112,7 @@ def main() -> None:
     if hello is None:
         return
     found = {"card_name": "fake", "licence": "Apache-2.0", "defaults": DEFAULTS}
+    found["together_tokens"] = 2_000 if "together" in sys.argv else 0
     say(ready=[{"name": entry["name"], "version": "ab" * 32, **found} for entry in hello["models"]])
     threading.Thread(target=listen, daemon=True).start()
     while True:

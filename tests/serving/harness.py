@@ -49,7 +49,7 @@ class Running:
         return dict(self.http.get(f"/v1/predictions/{job_id}").json())
 
     def ended(self, job_id: str) -> dict[str, Any]:
-        return until(lambda: (job := self.get(job_id))["completed_at"] and job)
+        return until(lambda: (job := self.get(job_id)).get("completed_at") and job)
 
 
 @contextmanager

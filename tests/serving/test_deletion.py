@@ -85,6 +85,9 @@ def test_time_does_the_same(tmp_path: Path) -> None:
         clock.now = time.time()
         server.services.database.clock = clock
         job_id, upload = made(server), uploaded(server)
+        video = server.http.get(f"/v1/videos/{job_id}").json()
+        assert video["expires_at"] == video["completed_at"] + 10 * 86400
+        assert server.http.get(f"/v1/files/{upload}").json()["expires_at"] is not None
         clock.now += 9 * 86400
         clean(server.services)
         assert server.get(job_id)["status"] == "succeeded"

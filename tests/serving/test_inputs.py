@@ -18,10 +18,15 @@ from mochi.serving.configured import model_entries
 from mochi.serving.input_schema import input_schema
 from mochi.serving.inputs import FIELDS, OURS, Checked, check_input
 from mochi.serving.problems import Problem
+from mochi.serving.runner.protocol import LoraEntry
 from mochi.serving.settings import ServeSettings, read_settings
 
 SETTINGS = ServeSettings(data=Path("unused"))
 LORAS = {"ink": 0.8, "night.v2": 1.0}
+ENTRIES = (
+    LoraEntry("ink", "/loras/ink.safetensors", 0.8, description="black ink on paper"),
+    LoraEntry("night.v2", "owner/night"),
+)
 HERE_ALONE = {  # of the machine, of files, of the terminal: never said by a client
     "context", "like", "output", "overwrite", "preview", "embeddings", "save_embeddings",
     "latents", "save_latents", "model", "dit", "vae", "text_encoder", "tokenizer", "lora_mode",
@@ -104,7 +109,7 @@ INPUTS = st.fixed_dictionaries(
 @settings(max_examples=60, deadline=None)
 def test_what_the_schema_refuses_is_refused(input_: dict[str, Any]) -> None:
     """The other way round the server may know more: how many scales there are steps, say."""
-    schema = input_schema(DEFAULTS, SETTINGS, LORAS)
+    schema = input_schema(DEFAULTS, SETTINGS, ENTRIES)
     said = {name: value for name, value in input_.items() if value is not None}
     wrong = {
         str(error.instance_path[0]) for error in Draft202012Validator(schema).iter_errors(said)
@@ -118,10 +123,11 @@ def test_what_the_schema_refuses_is_refused(input_: dict[str, Any]) -> None:
 
 
 def test_the_schema_names_adapters_and_their_usual_scales() -> None:
-    schema = input_schema(DEFAULTS, SETTINGS, LORAS)
+    schema = input_schema(DEFAULTS, SETTINGS, ENTRIES)
     assert meta.is_valid(schema)
     assert schema["properties"]["loras"]["items"]["anyOf"][0]["enum"] == list(LORAS)
     assert schema["properties"]["loras"]["x-scales"] == LORAS
+    assert schema["properties"]["loras"]["x-descriptions"] == {"ink": "black ink on paper"}
     assert "loras" not in input_schema(DEFAULTS, SETTINGS)["properties"]
     assert schema["properties"]["guidance_scale"]["default"] == 2.0
 

@@ -1,6 +1,7 @@
 """A disk that is full, a database that goes away, a runner that cannot start: jobs wait, the server
 says why, and when it is over all are done, once."""
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.serving.conftest import needs_postgresql
 from tests.serving.harness import FAKE, PROMPT, Running, running, until
+from tests.serving.postgres import cluster
 
 from mochi.core.errors import OutputError
 from mochi.serving import worker
@@ -94,6 +97,35 @@ def test_a_database_that_goes_away_and_comes_back(
             assert server.ended(job_id)["status"] == "succeeded"
         assert len(server.http.get("/v1/predictions").json()["results"]) == 2
         assert len(server.services.blobs.keys()) == 2
+
+
+@pytest.mark.long
+@needs_postgresql
+def test_a_postgresql_that_is_stopped_and_started(tmp_path: Path) -> None:
+    with cluster() as make:
+        url = make()
+        folder = Path(url.partition("?host=")[2])
+        user = folder.owner()
+
+        def pg_ctl(*words: str) -> None:
+            command = ["pg_ctl", "-D", str(folder / "data"), *words]
+            subprocess.run(
+                command, check=True, cwd=folder, timeout=60, user=user, capture_output=True
+            )
+
+        with running(tmp_path, database=url) as server:
+            running_id = server.create("slow circle", num_inference_steps=30)["id"]
+            waiting_id = server.create()["id"]
+            until(lambda: server.get(running_id)["status"] == "processing")
+            options = (folder / "data" / "postmaster.opts").read_text().split(maxsplit=1)[1]
+            pg_ctl("-m", "immediate", "-w", "stop")
+            answer = server.http.get(f"/v1/predictions/{running_id}")
+            assert answer.status_code == 503
+            assert readiness(server)[0] == 503
+            pg_ctl("-l", str(folder / "log"), "-o", options.replace('"', ""), "-w", "start")
+            for job_id in (running_id, waiting_id):
+                assert server.ended(job_id)["status"] == "succeeded"
+            assert len(server.services.blobs.keys()) == 2
 
 
 def broken(device: str, models: Any) -> ProcessRunner:

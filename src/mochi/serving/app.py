@@ -60,7 +60,7 @@ def _enumerate(document: dict[str, Any], services: Services) -> None:
         version |= {"examples": names, "description": f"One of {', '.join(names)}, or a version."}
     inputs = []
     for offer in services.offers.all():
-        defaults, loras = offer.description.defaults, offer.entry.lora_scales
+        defaults, loras = offer.description.defaults, offer.entry.loras
         inputs.append(input_schema(defaults, services.settings, loras) | {"title": offer.name})
     schemas["Input"] = {"anyOf": inputs}
     one = {"$ref": "#/components/schemas/Input"}

@@ -18,7 +18,7 @@ def model_entries(settings: ServeSettings) -> tuple[ModelEntry, ...]:
             model.source,
             model.options(),
             tuple(
-                LoraEntry(it.name, it.source, it.scale, it.mode)
+                LoraEntry(it.name, it.source, it.scale, it.mode, it.description)
                 for it in settings.loras
                 if not it.models or model.name in it.models
             ),

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mochi.core.economy import CACHE_KINDS, OFF
 from mochi.core.presets import PRESETS
 from mochi.core.request import MAX_PROMPT_CHARS, MAX_SEED, SOLVER_NAMES
 from mochi.serving.inputs import MAX_FPS, MAX_GUIDANCE, MAX_LORAS, OURS
+from mochi.serving.runner.protocol import LoraEntry
 from mochi.serving.settings import MAX_LORA_SCALE, ServeSettings
 
 _NUMBER = r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)"
 
 
 def input_schema(
-    defaults: Mapping[str, Any], settings: ServeSettings, loras: Mapping[str, float] | None = None
+    defaults: Mapping[str, Any], settings: ServeSettings, loras: Sequence[LoraEntry] = ()
 ) -> dict[str, Any]:
     """The JSON schema of a model's input; `x-order` is the order of a form.
 
     Args:
         defaults: of the model, as in `Description`.
         settings: with the server's limits.
-        loras: its adapters, with the usual scale of each.
+        loras: its adapters.
     """
     entries = _video(settings) | _sampler(settings)
     if loras:
@@ -97,8 +98,8 @@ def _guidance(most: int) -> dict[str, Any]:
     return {"anyOf": [one, each], "description": words}
 
 
-def _loras(loras: Mapping[str, float]) -> dict[str, Any]:
-    names = list(loras)
+def _loras(loras: Sequence[LoraEntry]) -> dict[str, Any]:
+    names = [lora.name for lora in loras]
     some = "|".join(name.replace(".", r"\.") for name in names)
     return {
         "type": "array",
@@ -110,7 +111,8 @@ def _loras(loras: Mapping[str, float]) -> dict[str, Any]:
         },
         "maxItems": min(MAX_LORAS, len(names)),
         "description": f"Adapters: a name, or name:scale, up to {MAX_LORA_SCALE:g}.",
-        "x-scales": dict(loras),
+        "x-scales": {lora.name: lora.scale for lora in loras},
+        "x-descriptions": {lora.name: lora.description for lora in loras if lora.description},
         "x-advanced": True,
     }
 

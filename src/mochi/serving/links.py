@@ -1,4 +1,5 @@
-"""Addresses that carry their own permission: signed, for one file, until a time."""
+"""Addresses that carry their own permission: signed, for one file, until a time; and how long
+there will be a file behind them."""
 
 from __future__ import annotations
 
@@ -10,12 +11,26 @@ _DIGITS = 32
 
 
 class Links:
-    """Signs and checks addresses of files."""
+    """Signs and checks addresses of files.
 
-    def __init__(self, secret: bytes, seconds: int, clock: Callable[[], float]):
+    Args:
+        secret: what is signed with.
+        seconds: how long an address works.
+        clock: seconds since 1970.
+        days: how long files are kept; None: for good.
+    """
+
+    def __init__(
+        self, secret: bytes, seconds: int, clock: Callable[[], float], days: float | None = None
+    ):
         self._secret = secret
         self._half = max(1, seconds // 2)
         self._clock = clock
+        self._days = days
+
+    def gone_at(self, since: float | None) -> float | None:
+        """When what is there since then will be removed; None: not by itself."""
+        return None if since is None or self._days is None else since + 24 * 3600 * self._days
 
     def path(self, file_id: str, variant: str | None = None) -> str:
         """The address below the server's own. It stays the same for a while, so browsers may keep

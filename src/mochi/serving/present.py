@@ -81,9 +81,9 @@ def shared(job: Job, base: str, links: Links) -> dict[str, Any]:
     return {name: whole[name] for name in (*shown, "created_at", "completed_at", "metrics")}
 
 
-def video(job: Job) -> dict[str, Any]:
+def video(job: Job, links: Links) -> dict[str, Any]:
     """A job in the videos dialect."""
-    request = job.request
+    request, expires = job.request, links.gone_at(job.completed_at)
     error = None
     if job.status == "canceled":
         error = {"code": "canceled", "message": job.error or "it was cancelled"}
@@ -98,7 +98,7 @@ def video(job: Job) -> dict[str, Any]:
         "progress": 100 if job.status == "succeeded" else _percent(job),
         "created_at": int(job.created_at),
         "completed_at": None if job.completed_at is None else int(job.completed_at),
-        "expires_at": None,
+        "expires_at": None if expires is None else int(expires),
         "size": f"{request['width']}x{request['height']}",
         "seconds": f"{request['frames'] / request.get('fps', 30):g}",
         "error": error,
@@ -122,6 +122,6 @@ def stored_file(file: StoredFile, base: str, links: Links) -> dict[str, Any]:
         "checksums": {"sha256": file.sha256},
         "metadata": dict(file.metadata),
         "created_at": moment(file.created_at),
-        "expires_at": None,
+        "expires_at": moment(links.gone_at(file.created_at)),
         "urls": {"get": base + links.path(file.id)},
     }

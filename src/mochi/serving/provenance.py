@@ -55,7 +55,8 @@ class Signer:
         """
         part = video.with_name(f"{video.name}.signed")
         try:
-            if self._c2pa.Reader.try_create(video) is not None:
+            if (signed := self._c2pa.Reader.try_create(video)) is not None:
+                signed.close()
                 return
             builder = self._c2pa.Builder(_statement(model, video.name))
             with self._lock, video.open("rb") as source, part.open("w+b") as target:

@@ -174,6 +174,7 @@ def _open(
         offers.names,
         settings.lease_seconds,
         settings.price_per_hour,
+        settings.together,
         on_ready=offers.learn,
         on_end=lambda job: _ended(job, metrics, audit),
         on_flag=lambda job, verdict: _flagged(job, verdict, audit),
@@ -194,7 +195,9 @@ def _open(
         blobs,
         bus,
         offers,
-        Links(tokens.secret("links"), settings.link_seconds, database.clock),
+        Links(
+            tokens.secret("links"), settings.link_seconds, database.clock, settings.retention_days
+        ),
         Policy(settings.webhook_hosts, resolver, settings.webhook_private),
         Safety.of(settings.safety, settings.safety_terms),
         workers,

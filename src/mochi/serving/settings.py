@@ -91,6 +91,8 @@ class ServeSettings(BaseSettings):
         devices: one runner each; `auto` is the best one.
         waiting_limit, account_waiting_limit: jobs that may wait, in all and of one account.
         requests_per_minute: of one account or address; 0 is no limit.
+        together: jobs that fit are made in one batch, up to so many, where that is faster: small
+            clips of the same size and steps.
         max_attempts: how often a job may lose its runner.
         stop_seconds: how long a running job may still take when the server is told to stop.
         retention_days: after which ended jobs and all they made are removed; None keeps them.
@@ -125,6 +127,7 @@ class ServeSettings(BaseSettings):
     max_width: int = Field(848, ge=16)
     max_steps: int = Field(200, ge=1)
     upload_bytes: int = Field(100_000_000, ge=1)
+    together: int = Field(4, ge=1, le=16)
     lease_seconds: float = Field(30.0, gt=0)
     max_attempts: int = Field(3, ge=1)
     stop_seconds: float = Field(30.0, ge=0)

@@ -33,6 +33,7 @@ class Shelf:
         work: folder for videos that are being made.
         owner: who holds the leases; begins with the server's own name.
         price_per_hour: of a device, or None.
+        together: jobs that may be made in one batch, where that is faster.
         on_ready, on_end: told when a runner has come up, and when a run has ended.
         on_flag: told what classifiers found in a run that went on all the same.
         sign: puts a statement of where it comes from into a finished video, once.
@@ -48,6 +49,7 @@ class Shelf:
     models: tuple[str, ...]
     lease_seconds: float = 30.0
     price_per_hour: float | None = None
+    together: int = 1
     on_ready: Callable[[Runner], None] = lambda runner: None
     on_end: Callable[[Job], None] = lambda job: None
     on_flag: Callable[[Job, Mapping[str, Any]], None] = lambda job, verdict: None
@@ -74,6 +76,8 @@ def stored(shelf: Shelf, job: Job, path: Path, facts: Mapping[str, Any]) -> Outc
     seconds = {name: round(value, 4) for name, value in facts.get("seconds", {}).items()}
     metrics = {name: request[name] for name in ("frames", "height", "width", "steps")}
     metrics |= {"fps": request.get("fps", 30), "prompt_tokens": facts.get("prompt_tokens")}
+    if facts.get("together", 1) > 1:
+        metrics["together"] = facts["together"]
     if "denoise" in seconds:
         metrics["seconds_per_step"] = round(seconds["denoise"] / request["steps"], 4)
     return Outcome(file_id, metrics | {"phases": seconds})
@@ -82,7 +86,7 @@ def stored(shelf: Shelf, job: Job, path: Path, facts: Mapping[str, Any]) -> Outc
 def end(shelf: Shelf, job: Job, outcome: Outcome) -> None:
     """End a job that is ours; what it made goes where it is no longer."""
     if shelf.price_per_hour is not None and outcome.error is None and job.started_at:
-        ran = time.time() - job.started_at
+        ran = (time.time() - job.started_at) / outcome.metrics.get("together", 1)
         price = {"price": round(ran / 3600 * shelf.price_per_hour, 6)}
         outcome = Outcome(outcome.output_file, {**outcome.metrics, **price})
     ended = patiently(job.id, lambda: shelf.store.finish(job, outcome))
@@ -90,7 +94,10 @@ def end(shelf: Shelf, job: Job, outcome: Outcome) -> None:
         shelf.files.remove(outcome.output_file)
         shelf.blobs.delete(outcome.output_file)
     elif ended is not None:
-        if ended.status == "succeeded":
+        # The time of a batch says little of one alone: it counts where nothing better is known.
+        if ended.status == "succeeded" and not (
+            ended.metrics.get("together", 1) > 1 and ended.estimate_seconds is not None
+        ):
             patiently(job.id, lambda: shelf.runtimes.add(ended))
         shelf.on_end(ended)
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import structlog
 
 from mochi.core.errors import Cancelled, OutputError
+from mochi.serving.batches import fits_beside, passes_tokens
 from mochi.serving.bell import JOBS
 from mochi.serving.bus import Kind
 from mochi.serving.jobs import Job, Outcome, new_id
@@ -41,14 +43,13 @@ class Worker:
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self._pause = 1.0
-        self._run: _Run | None = None
+        self._runs: list[_Run] = []
         self._thread = threading.Thread(target=self._loop, name=f"worker {self._owner}")
 
     @property
-    def file_id(self) -> str | None:
-        """Of the video that is being made: its bytes may be there before its row."""
-        run = self._run
-        return None if run is None else run.file_id
+    def file_ids(self) -> set[str]:
+        """Of the videos that are being made: their bytes may be there before their rows."""
+        return {run.file_id for run in self._runs}
 
     def start(self) -> None:
         """Begin."""
@@ -61,8 +62,9 @@ class Worker:
         if self._thread.ident is None:
             return  # never started
         self._thread.join(patience_seconds)
-        if self._thread.is_alive() and (run := self._run) is not None:
-            run.hand_back()
+        if self._thread.is_alive():
+            for run in self._runs:
+                run.hand_back()
             self._thread.join(30.0)
         self.runner.close()
         self._thread.join()
@@ -95,14 +97,51 @@ class Worker:
         if job is None:
             self._wake.wait(_LOOK_SECONDS)
             return
+        jobs = [job, *self._beside(job)]
         shelf.bus.ring(JOBS)
-        self._run = _Run(job, self.runner, shelf)
+        ids = [it.id for it in jobs] if len(jobs) > 1 else []
+        self._runs = [_Run(it, self.runner, shelf, ids) for it in jobs]
         try:
-            self._run.work()
+            self._work(self._runs)
         finally:
-            self._run = None
-            shelf.bus.ring(job.id)
+            self._runs = []
+            for it in jobs:
+                shelf.bus.ring(it.id)
             shelf.bus.ring(JOBS)
+
+    def _beside(self, job: Job) -> list[Job]:
+        """Waiting jobs that are made in one batch with this one, because that is faster. One that
+        has lost its runner once is made alone: it may be what kills them."""
+        known = self.runner.state.descriptions.get(job.model)
+        room = 0 if known is None else known.together_tokens // passes_tokens(job.request)
+        most = min(self._shelf.together, room) - 1
+        if most < 1 or job.attempts > 1:
+            return []
+        store, seconds = self._shelf.store, self._shelf.lease_seconds
+        fits = partial(fits_beside, job.request)
+        try:
+            return store.claim_beside(job, self._owner, seconds, most, fits)
+        except DatabaseError:  # this one is claimed, and begins
+            return []
+
+    def _work(self, runs: Sequence[_Run]) -> None:
+        """Each run in a thread, the first one in this; raises what the first of them raises."""
+        errors: list[Exception] = []
+
+        def work(run: _Run) -> None:
+            try:
+                run.work()
+            except Exception as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=work, args=(run,)) for run in runs[1:]]
+        for thread in threads:
+            thread.start()
+        work(runs[0])
+        for thread in threads:
+            thread.join()
+        if errors:
+            raise errors[0]
 
     def _wait(self, seconds: float) -> None:
         self._stopping.wait(seconds)
@@ -111,8 +150,9 @@ class Worker:
 class _Run:
     """One job on one runner, from its claim to its end."""
 
-    def __init__(self, job: Job, runner: Runner, shelf: Shelf):
+    def __init__(self, job: Job, runner: Runner, shelf: Shelf, beside: Sequence[str] = ()):
         self.job = job
+        self._beside = beside
         self._runner = runner
         self._shelf = shelf
         self._ours = True
@@ -137,7 +177,9 @@ class _Run:
         keeper.start()
         log.info("job_started", id=job.id, account=job.account, attempt=job.attempts)
         try:
-            facts = self._runner.run(job.id, job.model, job.request, self._path, self._hear)
+            facts = self._runner.run(
+                job.id, job.model, job.request, self._path, self._hear, self._beside
+            )
             self._end(stored(self._shelf, job, self._path, facts))
         except Cancelled:
             if self._handing_back:

@@ -206,6 +206,7 @@ def server(world: World) -> dict[str, Any]:
         "auth": world.token is not None,
         "queue": {"waiting": world.ahead, "running": 0, "limit": 100},
         "runners": [runner | {"state": world.runner_state, "reason": world.runner_reason}],
+        "trouble": world.trouble,
         "price_per_hour": 1.0,
         "currency": "USD",
         "webhooks": False,

@@ -37,6 +37,7 @@ class World:
     price: float | None = 0.0004
     runner_state: str = "idle"
     runner_reason: str | None = None
+    trouble: str | None = None
     ahead: int = 0  # others' jobs in the queue
     refuse: dict[str, Any] | None = None  # a problem that creations are answered with
     seen: list[dict[str, Any]] = field(default_factory=list)

@@ -49,6 +49,18 @@ def test_a_model_that_cannot_start_is_named_as_the_cause(bench: Bench, page: Pag
     expect(page.locator("#server")).to_contain_text("Cannot start: weights are missing")
 
 
+@pytest.mark.long
+def test_why_jobs_wait_is_said(bench: Bench, page: Page) -> None:
+    bench.world.trouble = "the data folder refuses: No space left on device"
+    bench.world.ahead, bench.world.step_seconds = 50, 0.1
+    page.reload()
+    page.fill("#prompt", PROMPT)
+    page.click("#run")
+    expect(page.locator(".status-line")).to_contain_text(f"Waiting: {bench.world.trouble}")
+    expect(page.locator("#server")).to_contain_text("No space left")
+    expect(page.locator("#server")).to_have_attribute("data-state", "stuck")
+
+
 def test_cancel_stops_a_run(bench: Bench, page: Page) -> None:
     bench.world.hold_at = 5
     page.fill("#prompt", PROMPT)
@@ -101,6 +113,8 @@ def test_a_batch_of_seeds(bench: Bench, page: Page) -> None:
     page.get_by_text("Seeds", exact=True).click()
     page.fill("#batch-count", "3")
     expect(page.locator("#run")).to_contain_text("Run 3")
+    expect(page.locator("#estimate")).to_contain_text("for 3, one after the other")
+    expect(page.locator("#estimate")).to_contain_text("about 4.8 s · 200 MiB · $0.00192")
     page.click("#run")
     expect(page.locator("#history .card")).to_have_count(3)
     seeds = [values["seed"] for values in bench.world.seen]

@@ -262,8 +262,7 @@ def _model(parts: Services, offer: Offer, base: str) -> dict[str, Any]:
 
 
 def _version(parts: Services, offer: Offer) -> dict[str, Any]:
-    defaults, loras = offer.description.defaults, offer.entry.lora_scales
-    schema = input_schema(defaults, parts.settings, loras)
+    schema = input_schema(offer.description.defaults, parts.settings, offer.entry.loras)
     output = {"type": "string", "format": "uri", "title": "Output"}
     document = {
         "openapi": "3.1.0",

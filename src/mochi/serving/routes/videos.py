@@ -73,7 +73,7 @@ async def create(request: Request, parts: Parts, base: Base, who: Maker) -> Any:
     job = await run_in_threadpool(
         _enqueue, parts, request, who, base, model, fields, fields, extras={}
     )
-    return video(job)
+    return video(job, parts.links)
 
 
 @router.get("/v1/videos", response_model=VideoPage, responses=video_problems(404, 422))
@@ -91,7 +91,7 @@ def page(
     shown = jobs[:limit]
     return {
         "object": "list",
-        "data": [video(job) for job in shown],
+        "data": [video(job, parts.links) for job in shown],
         "first_id": shown[0].id if shown else None,
         "last_id": shown[-1].id if shown else None,
         "has_more": len(jobs) > limit,
@@ -101,7 +101,7 @@ def page(
 @router.get("/v1/videos/{job_id}", response_model=Video, responses=video_problems(404))
 def get(job_id: str, parts: Parts, who: Reader) -> Any:
     """One video."""
-    return video(_find(parts, job_id, who))
+    return video(_find(parts, job_id, who), parts.links)
 
 
 @router.delete("/v1/videos/{job_id}", response_model=VideoDeleted, responses=video_problems(404))
@@ -147,7 +147,8 @@ def remix(job_id: str, body: Remix, request: Request, parts: Parts, base: Base, 
     given = {**old.input, "prompt": body.prompt}
     sent = [job_id, body.prompt]
     extras = {"remixed_from": job_id}
-    return video(_enqueue(parts, request, who, base, old.model, given, sent, extras=extras))
+    job = _enqueue(parts, request, who, base, old.model, given, sent, extras=extras)
+    return video(job, parts.links)
 
 
 def _enqueue(

@@ -16,6 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,11 +42,16 @@ from mochi.serving.runner.judges import Judges, RefusedError
 
 if TYPE_CHECKING:
     from mochi.memory.plan import Room
+    from mochi.pipeline.clip import Rendered
     from mochi.pipeline.pipeline import Pipeline
+    from mochi.pipeline.together import Order
+
+    Runs = queue.Queue["Asked"]
 
 SECONDS_BETWEEN_PREVIEWS = 0.5
 SHOWN_FRAMES = 8
 TOKEN_LIMIT = 256
+_MOMENT_SECONDS = 5.0
 _CODES: tuple[tuple[type[MochiError], str], ...] = (
     (Cancelled, "cancelled"),
     (RefusedError, "refused"),
@@ -70,10 +76,12 @@ def main() -> None:
     except Exception as error:
         voice.say(broken=_words(error))
         return
-    runs: queue.Queue[tuple[Mapping[str, Any], CancelToken]] = queue.Queue()
+    runs: Runs = queue.Queue()
     threading.Thread(target=_listen, args=(models, voice, runs), daemon=True).start()
+    late: list[Asked] = []
     while True:
-        _run(models, voice, *runs.get())
+        batch = _batch(runs, late.pop() if late else runs.get(), late)
+        _run(models, voice, batch)
 
 
 class Voice:
@@ -115,7 +123,7 @@ class Models:
         return found
 
     def _describe(self, name: str) -> dict[str, Any]:
-        from dataclasses import asdict
+        from mochi.pipeline.together import together_tokens
 
         card = self._for_questions(name).card
         return {
@@ -124,6 +132,7 @@ class Models:
             "card_name": card.name,
             "licence": card.licence,
             "defaults": asdict(card.settings),
+            "together_tokens": together_tokens(self._for_questions(name).device.type),
         }
 
     def _try_loras(self, name: str) -> None:
@@ -148,6 +157,10 @@ class Models:
         for lora, scale in loras:
             pipe.set_lora_scale(lora, scale)
         return pipe
+
+    def offer(self, model: str, lora: Mapping[str, Any]) -> None:
+        """One more adapter."""
+        self._entries[model]["loras"] = [*self._entries[model]["loras"], lora]
 
     def tokens(self, model: str, prompt: str) -> dict[str, Any]:
         """How much of a prompt the model reads."""
@@ -177,19 +190,37 @@ class Models:
         return mochi.load(entry["source"], device=self._device, **entry["options"])
 
 
-def _listen(
-    models: Models, voice: Voice, runs: queue.Queue[tuple[Mapping[str, Any], CancelToken]]
-) -> None:
+def _batch(runs: Runs, first: Asked, late: list[Asked]) -> list[Asked]:
+    """The runs that were asked for beside the first one; they come within a moment, each from a
+    thread of the parent's. Another one that comes instead is left for later."""
+    batch = [first]
+    missing = set(first.order.get("beside", ())) - {first.order["id"]}
+    while missing:
+        try:
+            found = runs.get(timeout=_MOMENT_SECONDS)
+        except queue.Empty:
+            break
+        (batch if found.order["id"] in missing else late).append(found)
+        missing.discard(found.order["id"])
+    return batch
+
+
+def _listen(models: Models, voice: Voice, runs: Runs) -> None:
     """Read the parent's lines until they end; then this process ends, whatever it is doing."""
-    latest, token = "", CancelToken()
+    tokens: dict[str, CancelToken] = {}
     for line in sys.stdin:
         message = json.loads(line)
         if "run" in message:
-            latest, token = message["run"]["id"], CancelToken()
-            runs.put((message["run"], token))
+            order = message["run"]
+            beside = {*order.get("beside", ()), order["id"]}
+            tokens = {name: token for name, token in tokens.items() if name in beside}
+            tokens[order["id"]] = CancelToken()
+            runs.put(Asked(order, tokens[order["id"]]))
         elif "cancel" in message:
-            if message["cancel"] == latest:
-                token.cancel()
+            if message["cancel"] in tokens:
+                tokens[message["cancel"]].cancel()
+        elif "offer" in message:
+            models.offer(**message["offer"])
         elif "ask" in message:
             voice.say(answer=_answer(models, message["ask"]))
     os._exit(0)
@@ -206,41 +237,93 @@ def _answer(models: Models, question: dict[str, Any]) -> dict[str, Any]:
     return {"number": number, **reply}
 
 
-def _run(models: Models, voice: Voice, order: Mapping[str, Any], token: CancelToken) -> None:
-    from mochi.core.request import GenerateRequest
+def _run(models: Models, voice: Voice, batch: Sequence[Asked]) -> None:
+    """Make the videos of a batch, and say of each how it went."""
+    wanted: list[Wanted] = []
+    for asked in batch:
+        try:
+            wanted.append(Wanted.of(models, voice, asked))
+        except Exception as error:
+            _fail(voice, asked, error)
+    if not wanted:
+        return
+    for one, made in zip(wanted, _made(models, wanted), strict=True):
+        try:
+            if isinstance(made, Exception):
+                raise made
+            facts = one.facts(models, made, len(wanted))
+            leave_note(one.order.path, one.asked.order["id"], facts)
+        except Exception as error:
+            _fail(voice, one.asked, error)
+        else:
+            voice.say(done={"id": one.asked.order["id"], **facts})
+
+
+def _made(models: Models, wanted: Sequence[Wanted]) -> list[Rendered | Exception]:
+    """What became of each; together where there are several."""
+    from mochi.pipeline.together import generate_together
 
     try:
-        fields = dict(order["request"])
-        loras = fields.pop("loras", [])
+        first = wanted[0].asked.order
+        pipe = models.for_runs(first["model"], first["request"].get("loras", []))
+        made = generate_together(pipe, [one.order for one in wanted])
+        if len(wanted) > 1 and any(isinstance(it, DoesNotFitError) for it in made):
+            made = [generate_together(pipe, [one.order])[0] for one in wanted]
+        return made
+    except Exception as error:
+        return [error] * len(wanted)
+
+
+def _fail(voice: Voice, asked: Asked, error: Exception) -> None:
+    about = {"id": asked.order["id"], "code": _code(error), "message": _words(error)}
+    voice.say(failed=about)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A run as the parent asks for it, and what stops it."""
+
+    order: Mapping[str, Any]
+    token: CancelToken
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A run that may begin: its request was read, and its prompt looked at."""
+
+    asked: Asked
+    order: Order
+    judged: list[dict[str, Any]]
+
+    @classmethod
+    def of(cls, models: Models, voice: Voice, asked: Asked) -> Wanted:
+        """Raises RequestError, or RefusedError of a prompt."""
+        from mochi.core.request import GenerateRequest
+        from mochi.pipeline.together import Order
+
+        fields = {name: it for name, it in asked.order["request"].items() if name != "loras"}
         request = GenerateRequest.from_dict(fields)
         judged = models.judges.prompt(request.prompt)
-        rendered = models.for_runs(order["model"], loras).generate_to(
-            order["path"],
-            request,
-            overwrite=True,
-            preview=not models.judges.blocks_frames,
-            on_event=Relay(voice),
-            cancel=token,
-        )
-        judged += models.judges.frames(Path(order["path"]))
-        facts = {
-            "seconds": dict(rendered.seconds),
-            "prompt_tokens": rendered.prompt_tokens,
-            "truncated": rendered.truncated,
-            "judged": judged,
+        shows, relay = not models.judges.blocks_frames, Relay(voice, asked.order["id"])
+        order = Order(Path(asked.order["path"]), request, relay, asked.token, shows)
+        return cls(asked, order, judged)
+
+    def facts(self, models: Models, made: Rendered, together: int) -> dict[str, Any]:
+        """What is to be known of a video that is done; raises RefusedError of its frames."""
+        return {
+            "seconds": dict(made.seconds),
+            "prompt_tokens": made.prompt_tokens,
+            "truncated": made.truncated,
+            "judged": self.judged + models.judges.frames(self.order.path),
+            "together": together,
         }
-        leave_note(Path(order["path"]), order["id"], facts)
-    except Exception as error:
-        voice.say(failed={"code": _code(error), "message": _words(error)})
-        return
-    voice.say(done=facts)
 
 
 class Relay:
     """Events of a run, as the parent's clients hear them."""
 
-    def __init__(self, voice: Voice):
-        self._voice = voice
+    def __init__(self, voice: Voice, job_id: str):
+        self._voice, self._id = voice, job_id
         self._last_preview = 0.0
 
     def __call__(self, event: Event) -> None:
@@ -268,7 +351,7 @@ class Relay:
             self._say("preview", step=event.step, data=_png(event.preview()))
 
     def _say(self, kind: str, **data: Any) -> None:
-        self._voice.say(event={"kind": kind, "data": data})
+        self._voice.say(event={"id": self._id, "kind": kind, "data": data})
 
 
 def _png(frames_THWC: Any) -> str:

@@ -36,8 +36,8 @@ class Judges:
 
     def load(self) -> None:
         """Load all of them; raises WeightsError."""
-        for known in (self._prompts, self._frames):
-            assert known is None or known
+        for name in ("_prompts", "_frames"):
+            getattr(self, name)
 
     def prompt(self, prompt: str) -> list[dict[str, Any]]:
         """What is to be said about a prompt.

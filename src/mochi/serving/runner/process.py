@@ -24,6 +24,7 @@ from mochi.core.errors import Cancelled
 from mochi.serving.runner.protocol import (
     Description,
     Listen,
+    LoraEntry,
     ModelEntry,
     RunFailedError,
     RunnerDiedError,
@@ -46,7 +47,7 @@ class ProcessRunner:
         command: Sequence[str] = COMMAND,
         stderr: int | IO[bytes] | None = None,
     ):
-        self._models = models
+        self._models: Sequence[ModelEntry] = models
         self._command = list(command)
         self._stderr = stderr
         self._state = RunnerState(device, device, "starting")
@@ -91,13 +92,20 @@ class ProcessRunner:
         self._state = replace(self._state, state="idle", reason="", descriptions=found)
 
     def run(
-        self, job_id: str, model: str, request: Mapping[str, Any], path: Path, listen: Listen
+        self,
+        job_id: str,
+        model: str,
+        request: Mapping[str, Any],
+        path: Path,
+        listen: Listen,
+        beside: Sequence[str] = (),
     ) -> Mapping[str, Any]:
         """Make a video at `path`; see `Runner`."""
         child = self._alive()
         self._state = replace(self._state, state="busy", model=model)
-        ended: Future[Mapping[str, Any]] = child.begin(listen)
+        ended = child.begin(job_id, listen)
         order = {"id": job_id, "model": model, "request": dict(request), "path": str(path)}
+        order["beside"] = list(beside)
         try:
             child.send({"run": order})
             return ended.result()
@@ -105,7 +113,7 @@ class ProcessRunner:
             self._failed(str(error))
             raise
         finally:
-            if self._state.state == "busy":
+            if child.over(job_id) and self._state.state == "busy":
                 self._state = replace(self._state, state="idle")
 
     def cancel(self, job_id: str) -> None:
@@ -124,6 +132,17 @@ class ProcessRunner:
             return child.ask({"kind": kind, **question}).result(timeout)
         except FutureTimeout:
             raise RunnerDiedError(f"no answer within {timeout:.0f} s") from None
+
+    def offer(self, model: str, lora: LoraEntry) -> None:
+        """One more adapter, now and after the child's death."""
+        self._models = [
+            replace(entry, loras=(*entry.loras, lora)) if entry.name == model else entry
+            for entry in self._models
+        ]
+        child = self._child
+        if child is not None:
+            with suppress(RunnerDiedError):
+                child.send({"offer": {"model": model, "lora": asdict(lora)}})
 
     def close(self) -> None:
         """Stop now: politely, then not."""
@@ -155,8 +174,7 @@ class _Child:
             start_new_session=True,  # Ctrl-C is the server's to handle
         )
         self.ready: Future[list[dict[str, Any]]] = Future()
-        self._ended: Future[Mapping[str, Any]] | None = None
-        self._listen: Listen | None = None
+        self._runs: dict[str, tuple[Listen, Future[Mapping[str, Any]]]] = {}
         self._answers: dict[int, Future[Mapping[str, Any]]] = {}
         self._numbers = count()
         self._lock = threading.Lock()
@@ -182,9 +200,15 @@ class _Child:
             self._reader.join(_STOP_SECONDS)
             raise RunnerDiedError(self._how_it_ended()) from None
 
-    def begin(self, listen: Listen) -> Future[Mapping[str, Any]]:
-        self._listen, self._ended = listen, Future()
-        return self._ended
+    def begin(self, job_id: str, listen: Listen) -> Future[Mapping[str, Any]]:
+        ended: Future[Mapping[str, Any]] = Future()
+        self._runs[job_id] = listen, ended
+        return ended
+
+    def over(self, job_id: str) -> bool:
+        """A run is over; whether it was the last one."""
+        self._runs.pop(job_id, None)
+        return not self._runs
 
     def ask(self, question: Mapping[str, Any]) -> Future[Mapping[str, Any]]:
         answer: Future[Mapping[str, Any]] = Future()
@@ -217,8 +241,9 @@ class _Child:
                     log.exception("runner_line_lost")
         self._process.wait()
         death = RunnerDiedError(self._how_it_ended())
-        for future in [self.ready, self._ended, *self._answers.values()]:
-            if future is not None and not future.done():
+        runs = [ended for _, ended in list(self._runs.values())]
+        for future in [self.ready, *runs, *self._answers.values()]:
+            if not future.done():
                 future.set_exception(death)
 
     def _hear(self, message: Mapping[str, Any]) -> None:
@@ -227,18 +252,26 @@ class _Child:
             self.ready.set_result(content)
         elif kind == "broken":
             self.ready.set_exception(RunnerDiedError(content))
-        elif kind == "event" and self._listen is not None:
-            self._listen(content["kind"], content["data"])
-        elif kind == "done" and self._ended is not None:
-            self._ended.set_result(content)
-        elif kind == "failed" and self._ended is not None:
-            self._ended.set_exception(_error(content))
+        elif kind in ("event", "done", "failed"):
+            self._hear_run(kind, content)
         elif kind == "answer":
             answer = self._answers.pop(content.pop("number"))
             if "code" in content:
                 answer.set_exception(RunFailedError(content["code"], content["message"]))
             else:
                 answer.set_result(content)
+
+    def _hear_run(self, kind: str, content: dict[str, Any]) -> None:
+        known = self._runs.get(content.pop("id"))
+        if known is None:
+            return
+        listen, ended = known
+        if kind == "event":
+            listen(content["kind"], content["data"])
+        elif kind == "done":
+            ended.set_result(content)
+        else:
+            ended.set_exception(_error(content))
 
     def _how_it_ended(self) -> str:
         code = self._process.poll()

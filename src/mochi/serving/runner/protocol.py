@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -25,6 +25,7 @@ class LoraEntry:
     source: str
     scale: float = 1.0
     mode: str = "live"
+    description: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class Description:
     Attributes:
         version: tells its weights from others', 64 hexadecimal digits.
         defaults: of a request, by field.
+        together_tokens: up to so many visual tokens in all, jobs that fit are made as one batch.
     """
 
     name: str
@@ -88,6 +90,7 @@ class Description:
     card_name: str
     licence: str
     defaults: Mapping[str, Any]
+    together_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ class RunnerDiedError(Exception):
 
 
 class Runner(Protocol):
-    """One device. `run` is called by one thread; the rest by any."""
+    """One device. `run` is called by a thread for each job of a batch; the rest by any."""
 
     @property
     def state(self) -> RunnerState:
@@ -134,12 +137,19 @@ class Runner(Protocol):
         """Be ready to run, or raise RunnerDiedError. Does nothing where it is ready."""
 
     def run(
-        self, job_id: str, model: str, request: Mapping[str, Any], path: Path, listen: Listen
+        self,
+        job_id: str,
+        model: str,
+        request: Mapping[str, Any],
+        path: Path,
+        listen: Listen,
+        beside: Sequence[str] = (),
     ) -> Mapping[str, Any]:
         """Make a video at `path`; returns facts about it.
 
         Args:
             request: `GenerateRequest.to_dict()`, and `loras`: pairs of a name and a scale.
+            beside: ids of the jobs of one batch, this one's too; each is run by a thread.
 
         Raises:
             Cancelled: somebody asked.

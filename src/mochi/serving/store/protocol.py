@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from mochi.serving.jobs import Job, NewJob, Outcome, Waiting
+from mochi.serving.store.claims import Fits
 
 
 class Store(Protocol):
@@ -34,6 +35,12 @@ class Store(Protocol):
 
     def claim(self, owner: str, models: Sequence[str], lease_seconds: float) -> Job | None:
         """Take the job whose turn it is, for so long."""
+
+    def claim_beside(
+        self, job: Job, owner: str, lease_seconds: float, most: int, fits: Fits
+    ) -> list[Job]:
+        """Take up to `most` jobs of the same model, not run before, that may be made in one batch
+        with this one."""
 
     def keep(self, job: Job, lease_seconds: float, lines: str = "", **progress: Any) -> bool:
         """Renew a lease, with what has happened; False: the job is no longer ours, stop."""

@@ -27,10 +27,11 @@ from mochi.serving.jobs import (
     is_id,
     new_id,
 )
+from mochi.serving.store.claims import LOOKED_AT, Fits, Lease, in_order
 from mochi.serving.store.database import Database
 from mochi.serving.store.tables import accounts, outbox, predictions
 from mochi.serving.store.turns import in_turn
-from mochi.serving.store.usage import may_run, note, still_may
+from mochi.serving.store.usage import note, still_may
 
 MAX_LOG_CHARS = 200_000
 _p = predictions.c
@@ -140,40 +141,39 @@ class SqlStore:
 
     def claim(self, owner: str, models: Sequence[str], lease_seconds: float) -> Job | None:
         now = self.database.clock()
-        turn = (
-            sa.select(_p.seq, _p.account, _p.token)
-            .join(accounts, accounts.c.name == _p.account)
-            .where(
-                _p.status == "starting",
-                _p.model.in_(models),
-                sa.or_(_p.deadline.is_(None), _p.deadline > now),
-                may_run(_p.token),
-            )
-            .order_by(_p.priority.desc(), _p.attempts, accounts.c.last_claim, _p.seq)
-            .limit(1)
-            .with_for_update(of=predictions, skip_locked=True)
-        )
+        turn = in_order(now).where(_p.model.in_(models)).limit(1)
         with self.database.write() as connection:
             found = connection.execute(turn).one_or_none()
-            if found is None or not still_may(connection, found.token):
+            if found is None:
                 return None
-            change = {
-                "status": "processing",
-                "attempts": _p.attempts + 1,
-                "started_at": now,
-                "lease_token": new_id(),
-                "lease_owner": owner,
-                "lease_until": now + lease_seconds,
-                "phase": None,
-                "step": 0,
-            }
-            job = self._change(connection, _p.seq == found.seq, change)
-            assert job is not None
-            connection.execute(
-                sa.update(accounts).where(accounts.c.name == found.account).values(last_claim=now)
-            )
-            self._announce(connection, job, "start")
-            return job
+            return self._claim(connection, found, Lease(owner, now, lease_seconds))
+
+    def claim_beside(
+        self, job: Job, owner: str, lease_seconds: float, most: int, fits: Fits
+    ) -> list[Job]:
+        now = self.database.clock()
+        fresh = sa.and_(_p.model == job.model, _p.attempts == 0)
+        turn = in_order(now).where(fresh).limit(LOOKED_AT)
+        lease = Lease(owner, now, lease_seconds)
+        claimed: list[Job] = []
+        with self.database.write() as connection:
+            for found in connection.execute(turn).all():
+                if len(claimed) == most:
+                    break
+                if found.version == job.version and fits(found.request):
+                    claimed += filter(None, [self._claim(connection, found, lease)])
+        return claimed
+
+    def _claim(self, connection: Connection, found: Row[Any], lease: Lease) -> Job | None:
+        """Take a row that is locked; None: its token runs as many as it may."""
+        if not still_may(connection, found.token):
+            return None
+        job = self._change(connection, _p.seq == found.seq, lease.change())
+        assert job is not None
+        mine = accounts.c.name == found.account
+        connection.execute(sa.update(accounts).where(mine).values(last_claim=lease.now))
+        self._announce(connection, job, "start")
+        return job
 
     def keep(self, job: Job, lease_seconds: float, lines: str = "", **progress: Any) -> bool:
         values: dict[str, Any] = dict(progress)

@@ -57,7 +57,7 @@ def note(connection: Connection, job: Job, now: float) -> None:
         "at": now,
         "account": job.account,
         "token": job.token,
-        "seconds": max(0.0, now - job.started_at),
+        "seconds": max(0.0, now - job.started_at) / job.metrics.get("together", 1),
     }
     connection.execute(sa.insert(usage), values)
 
@@ -73,8 +73,8 @@ def may_run(token: Any) -> Any:
 
 
 def still_may(connection: Connection, token: str | None) -> bool:
-    """Ask again with the token's row in hand: another server may have claimed one meanwhile."""
-    if token is None or connection.dialect.name == "sqlite":
+    """Ask again with the token's row in hand: another job may have been claimed meanwhile."""
+    if token is None:
         return True
     mine = sa.select(tokens.c.id).where(tokens.c.id == token)
     if connection.execute(mine.with_for_update()).one_or_none() is None:

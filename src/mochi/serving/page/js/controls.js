@@ -150,7 +150,12 @@ function radios(field, id, put) {
  * @param {Field} field @param {string} id @param {(value: any) => void} put @returns {Control}
  */
 function checkboxes(field, id, put) {
-  const rows = field.choices.map((choice) => choiceRow(choice, field.scales[choice], say));
+  const rows = field.choices.map((choice) => {
+    const row = choiceRow(choice, field.scales[choice], say);
+    const note = field.notes[choice];
+    if (note) row.element.append(h("span", { class: "note" }, note));
+    return row;
+  });
   function say() {
     put(rows.map((row) => row.value()).filter(Boolean));
   }

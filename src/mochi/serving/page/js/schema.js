@@ -16,6 +16,7 @@
  * @property {string[]} choices
  * @property {string | null} pattern what else a choice may look like
  * @property {Record<string, number>} scales of choices that have one
+ * @property {Record<string, string>} notes about choices
  * @property {boolean} required
  * @property {boolean} advanced
  */
@@ -85,6 +86,7 @@ function fieldOf(name, rule, required) {
     choices: (rule.enum ?? listed(items) ?? []).map(String),
     pattern: patternOf(rule),
     scales: rule["x-scales"] ?? {},
+    notes: rule["x-descriptions"] ?? {},
     required,
     advanced: ADVANCED.includes(name) || rule["x-advanced"] === true,
   };
