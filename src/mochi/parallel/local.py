@@ -92,7 +92,7 @@ class _Process:
     def __init__(self, program: str, rank: int):
         theirs_in, ours_out = os.pipe()
         ours_in, theirs_out = os.pipe()
-        words = [sys.executable, "-c", _CODE, json.dumps(sys.path), program, f"rank {rank}"]
+        words = [sys.executable, "-c", _CODE, json.dumps([str(path) for path in sys.path]), program, f"rank {rank}"]
         try:
             self._process = subprocess.Popen(
                 words,

@@ -76,6 +76,8 @@ class Neighbours:
     def fail(self, rank: int, error: BaseException) -> None:
         """Tell the others that a rank here failed; the first to say so is heard."""
         words = str(error) if isinstance(error, MochiError) else repr(error)
+        if not isinstance(error, Exception):
+            words = "its command was stopped"
         content = json.dumps([rank, words.partition("\n")[0]])
         with suppress(RuntimeError):
             self._store.compare_set(_FAILED, "", content)

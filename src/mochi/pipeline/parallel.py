@@ -211,12 +211,16 @@ class RanksBudget(Budget):
 
     @property
     def room(self) -> Room:
-        """What the poorest rank has; those of one machine share its memory."""
-        if self._on_cpu:
+        """What the poorest rank had when it started, since it may hold weights by now, which are
+        part of every plan. Those of one machine share its memory."""
+        on_cpu = self._on_cpu
+        if on_cpu and not self._team.rooms:
             return super().room
-        self._team.crew()
+        if not on_cpu:
+            self._team.crew()
         devices, hosts = zip(*self._team.rooms.values(), strict=True)
-        return Room(min(devices), min(hosts) // self.sharers, False)
+        host = min(hosts) // self.sharers
+        return Room(host if on_cpu else min(devices), host, on_cpu)
 
     def _decode(self, job: Job, mode: Mode) -> Need:
         need, blueprint = super()._decode(job, mode), self._parts.blueprint("decoder")

@@ -139,6 +139,7 @@ class Team:
         if crew is not None:
             crew.end()
         self._store = None
+        self.rooms = {}
 
     def _started(self) -> Crew:
         layout = self.layout
