@@ -92,7 +92,8 @@ class _Process:
     def __init__(self, program: str, rank: int):
         theirs_in, ours_out = os.pipe()
         ours_in, theirs_out = os.pipe()
-        words = [sys.executable, "-c", _CODE, json.dumps([str(path) for path in sys.path]), program, f"rank {rank}"]
+        modules = json.dumps([str(path) for path in sys.path])
+        words = [sys.executable, "-c", _CODE, modules, program, f"rank {rank}"]
         try:
             self._process = subprocess.Popen(
                 words,
