@@ -13,7 +13,7 @@ from mochi.serving import problems
 from mochi.serving.examples import PAGE
 from mochi.serving.input_schema import input_schema
 from mochi.serving.middleware import Guard, Observed
-from mochi.serving.routes import files, models, pages, predictions, streams, videos
+from mochi.serving.routes import files, models, pages, predictions, streams, trainings, videos
 from mochi.serving.schemas import ProblemBody
 from mochi.serving.services import Services
 
@@ -25,7 +25,7 @@ def make_app(services: Services) -> FastAPI:
     )
     app.state.services = services
     problems.install(app)
-    for module in (predictions, streams, models, files, videos, pages):
+    for module in (predictions, streams, models, files, videos, trainings, pages):
         app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=PAGE, check_dir=False), name="static")
     app.add_api_route("/openapi.json", lambda: describe(app), include_in_schema=False)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from mochi.serving.inputs import Checked, check_input
 from mochi.serving.problems import Problem, invalid
-from mochi.serving.runner.protocol import Description, ModelEntry, Runner
+from mochi.serving.runner.protocol import Description, LoraEntry, ModelEntry, Runner
 from mochi.serving.settings import ServeSettings
 from mochi.serving.store.catalog import Catalog
 from mochi.serving.store.database import DatabaseError
@@ -63,6 +64,20 @@ class Offers:
     def names(self) -> tuple[str, ...]:
         """All of them, the first one first."""
         return tuple(self._entries)
+
+    @property
+    def entries(self) -> Mapping[str, ModelEntry]:
+        """What is on offer, by name."""
+        return MappingProxyType(self._entries)
+
+    def add_lora(self, model: str, lora: LoraEntry) -> None:
+        """Offer one more adapter for a model."""
+        with self._lock:
+            entry = self._entries[model]
+            changed = replace(entry, loras=(*entry.loras, lora))
+            self._entries[model] = changed
+            if model in self._known:
+                self._known[model] = replace(self._known[model], entry=changed)
 
     def learn(self, runner: Runner) -> None:
         """Take over what a runner found in the files."""

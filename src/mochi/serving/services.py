@@ -41,6 +41,9 @@ from mochi.serving.store.queue import SqlStore
 from mochi.serving.store.runtimes import Runtimes
 from mochi.serving.store.tokens import Tokens
 from mochi.serving.store.usage import Usage
+from mochi.serving.trainings.book import Book, Training
+from mochi.serving.trainings.opening import lora_entry, open_book, open_trainers, with_trained
+from mochi.serving.trainings.trainers import Trainers
 from mochi.serving.webhooks import Courier, Policy, Resolver, resolve
 from mochi.serving.worker import Worker
 
@@ -77,12 +80,15 @@ class Services:
     lock: int
     port: int = 0
     stopping: threading.Event = field(default_factory=threading.Event)
+    trainers: Trainers | None = None
 
     def start(self) -> None:
         """Begin to work."""
         for worker in self.workers:
             worker.start()
         self.housekeeper.start()
+        if self.trainers is not None:
+            self.trainers.start()
 
     @property
     def runners(self) -> list[Runner]:
@@ -95,6 +101,15 @@ class Services:
             if runner.state.state in ("idle", "busy"):
                 return runner
         return None
+
+    def offer_trained(self, training: Training) -> None:
+        """An adapter that was just trained, to everyone who may use its model."""
+        assert self.trainers is not None
+        lora = lora_entry(self.trainers.book, training)
+        for worker in self.workers:  # first: whoever is told of it may ask for it at once
+            if isinstance(worker.runner, ProcessRunner):
+                worker.runner.offer(training.model, lora)
+        self.offers.add_lora(training.model, lora)
 
     def remove(self, job: Job) -> bool:
         """Remove an ended job and every copy of what it made; False: it has not ended."""
@@ -113,6 +128,8 @@ class Services:
     def close(self) -> None:
         """Stop: claim nothing more, end or hand back what runs, close everything."""
         self.stopping.set()
+        if self.trainers is not None:
+            self.trainers.stop()
         stops = [
             threading.Thread(target=worker.stop, args=(self.settings.stop_seconds,))
             for worker in self.workers
@@ -159,7 +176,8 @@ def _open(
     runtimes, outbox, audit = Runtimes(database), Outbox(database), Audit(database)
     blobs = open_blobs(settings.blobs or settings.data / "blobs")
     work, gone = made.new_work(settings.data / "work")
-    entries = model_entries(settings)
+    book = open_book(settings, database.clock)
+    entries = with_trained(model_entries(settings), book)
     offers = Offers(entries, Catalog(database))
     bus = open_bus(database.unflushed())  # progress that is lost comes with the next step
     metrics = Metrics()
@@ -208,8 +226,16 @@ def _open(
         work,
         lock,
     )
-    tokens.any()
-    metrics.watch(services)
+    return _joined(services, book)
+
+
+def _joined(services: Services, book: Book | None) -> Services:
+    """With those parts that need the others."""
+    services.trainers = open_trainers(
+        services.settings, book, services.offers.entries, services.offer_trained
+    )
+    services.tokens.any()
+    services.metrics.watch(services)
     services.housekeeper.attend(services, Courier(services))
     return services
 

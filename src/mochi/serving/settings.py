@@ -63,6 +63,23 @@ class LoraSetting(BaseModel, extra="forbid"):
     description: str = ""
 
 
+class TrainingSetting(BaseModel, extra="forbid"):
+    """Trainings on this server.
+
+    Attributes:
+        device: where they run; one at a time.
+        max_steps: of one training.
+        waiting_limit: trainings that wait or run, in all.
+        max_files, unpacked_bytes: of an archive of clips.
+    """
+
+    device: str = "auto"
+    max_steps: int = Field(5000, ge=1)
+    waiting_limit: int = Field(10, ge=1)
+    max_files: int = Field(10_000, ge=1)
+    unpacked_bytes: int = Field(20_000_000_000, ge=1)
+
+
 class ClassifierSetting(BaseModel, extra="forbid"):
     """A classifier of prompts or frames.
 
@@ -89,6 +106,7 @@ class ServeSettings(BaseSettings):
         blobs: a folder, or a URL for fsspec (s3://, gs://).
         models, loras: what clients may name; nothing else can be loaded.
         devices: one runner each; `auto` is the best one.
+        training: trainings, which are off without it.
         waiting_limit, account_waiting_limit: jobs that may wait, in all and of one account.
         requests_per_minute: of one account or address; 0 is no limit.
         together: jobs that fit are made in one batch, up to so many, where that is faster: small
@@ -119,6 +137,7 @@ class ServeSettings(BaseSettings):
     models: tuple[ModelSetting, ...] = (ModelSetting(name=DEFAULT_NAME),)
     loras: tuple[LoraSetting, ...] = ()
     devices: tuple[str, ...] = ("auto",)
+    training: TrainingSetting | None = None
     waiting_limit: int = Field(1000, ge=1)
     account_waiting_limit: int = Field(200, ge=1)
     requests_per_minute: int = Field(1200, ge=0)

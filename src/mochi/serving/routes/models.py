@@ -217,33 +217,6 @@ def _runner(state: Any) -> dict[str, Any]:
     return {name: getattr(state, name) for name in shown}
 
 
-@router.get("/v1/trainings", response_model=Listing, responses=problems())
-def trainings(who: Reader) -> Any:
-    """None: this server does not train."""
-    return {"results": []}
-
-
-@router.get("/v1/trainings/{training_id}", responses=problems(404))
-def training(training_id: str, who: Reader) -> None:
-    """There is none."""
-    raise not_found("training")
-
-
-@router.post("/v1/trainings/{training_id}/cancel", responses=problems(404))
-def cancel_training(training_id: str, who: Reader) -> None:
-    """There is none."""
-    raise not_found("training")
-
-
-@router.post(
-    "/v1/models/{owner}/{name}/versions/{version_id}/trainings", responses=problems(404, 501)
-)
-def create_training(owner: str, name: str, version_id: str, parts: Parts, who: Reader) -> None:
-    """Not offered."""
-    parts.offers.get(f"{owner}/{name}")
-    raise Problem(501, "this server does not train models")
-
-
 def _model(parts: Services, offer: Offer, base: str) -> dict[str, Any]:
     owner, _, name = offer.name.partition("/")
     shown = examples(offer, base)
