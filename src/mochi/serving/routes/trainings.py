@@ -33,6 +33,7 @@ _FLAVOURS = {
     "comfy": "adapter-comfyui.safetensors",
     "diffusers": "pytorch_lora_weights.safetensors",
 }
+_STEPS = 500
 _ELSEWHERE = ("dit", "vae", "text_encoder", "tokenizer")
 Caption = Annotated[str, StringConstraints(min_length=1, max_length=10_000)]
 
@@ -41,7 +42,7 @@ class TrainingInput(BaseModel, extra="forbid"):
     """What a training is told; names as those of `mochi prepare` and `mochi finetune`."""
 
     clips: str = Field(description="An uploaded zip of clips and captions: its id or address.")
-    steps: int = Field(500, ge=1)
+    steps: int | None = Field(None, ge=1, description="500, or as many as the server allows.")
     rank: int = Field(16, ge=1, le=256)
     alpha: float | None = Field(None, gt=0, le=1024, description="The rank, unless said.")
     layers: tuple[Literal["attention", "mlp", "modulation", "conditioning", "all"], ...] = Field(
@@ -116,7 +117,9 @@ def create(
     trainers = _trainers(parts)
     _check(parts, trainers, offer, body)
     file = _upload(parts, body.input.clips, who.account)
-    given = body.input.model_dump(mode="json") | {"clips": file.id}
+    assert parts.settings.training is not None
+    steps = body.input.steps or min(_STEPS, parts.settings.training.max_steps)
+    given = body.input.model_dump(mode="json") | {"clips": file.id, "steps": steps}
     training = Training(
         id=new_id(),
         account=who.account,
@@ -200,7 +203,7 @@ def _check(parts: Services, trainers: Trainers, offer: Offer, body: TrainingOrde
     setting, given, name = parts.settings.training, body.input, body.destination.partition("/")[2]
     assert setting is not None
     wrong: list[dict[str, Any]] = []
-    if given.steps > setting.max_steps:
+    if given.steps is not None and given.steps > setting.max_steps:
         wrong.append(_field("input.steps", f"must be at most {setting.max_steps}"))
     if (given.width is None) != (given.height is None):
         wrong.append(_field("input.width", "comes with height"))
