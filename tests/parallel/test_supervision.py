@@ -223,7 +223,7 @@ def test_a_meeting_has_a_port_of_its_own_and_a_busy_one_is_explained() -> None:
     store, meeting = hold_meeting()
     other, elsewhere = hold_meeting()
     assert meeting.port != elsewhere.port
-    assert meeting.address == "127.0.0.1"
+    assert meeting.address() == "127.0.0.1"
     joined = meeting.join(10)
     joined.set("x", "1")
     assert meeting.join(10).get("x") == b"1"

@@ -18,6 +18,9 @@ LOOPBACK = "127.0.0.1"
 COME_SECONDS = 300.0
 """How long ranks wait for those that have not come."""
 
+_SOMEWHERE = "192.0.2.1"
+"""An address of no machine (RFC 5737)."""
+
 _STEP_SECONDS, _WAY_SECONDS = 1.0, 15.0
 
 
@@ -46,19 +49,29 @@ class Meeting:
             ) from error
         return PrefixStore(self.run, store)
 
-    @property
-    def address(self) -> str:
-        """This machine's, as those see it who come there."""
-        if self.host in (LOOPBACK, "localhost"):
-            return LOOPBACK
-        with suppress(OSError):
-            family, kind, _, _, where = socket.getaddrinfo(
-                self.host, self.port, type=socket.SOCK_DGRAM
-            )[0]
-            with socket.socket(family, kind) as probe:
-                probe.connect(where)  # sends nothing
-                return str(probe.getsockname()[0])
-        return LOOPBACK
+    def address(self, wide: bool = False) -> str:
+        """This machine's, as those see it who come there.
+
+        Args:
+            wide: whether they come from other machines. Then an address of this one alone, which
+                its own name often stands for, is none.
+        """
+        found = LOOPBACK
+        if self.host not in (LOOPBACK, "localhost"):
+            found = _own_address_towards(self.host, self.port) or LOOPBACK
+        if wide and found.startswith("127."):
+            found = _own_address_towards(_SOMEWHERE, self.port) or found
+        return found
+
+
+def _own_address_towards(host: str, port: int) -> str | None:
+    """Where packets to a host leave this machine; none are sent."""
+    with suppress(OSError):
+        family, kind, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.connect(where)
+            return str(probe.getsockname()[0])
+    return None
 
 
 def hold_meeting(

@@ -123,6 +123,7 @@ class Rank:
         torch.set_num_threads(opening.threads)
         if device.type == "cuda":
             torch.cuda.set_device(device)
+        self._address = opening.meeting.address(wide=opening.together < opening.size)
         self._store: Store = opening.meeting.join(opening.come_seconds)
         self.pipe = Pipeline(
             opening.files,
@@ -140,7 +141,7 @@ class Rank:
             opening.size,
             device,
             _PATIENCE,
-            opening.meeting.address,
+            self._address,
             pulse,
         )
         self._meshes: dict[Scheme, Mesh] = {}
@@ -202,7 +203,7 @@ class Rank:
         compare(self._store, name, opening.rank, opening.size, facts, opening.come_seconds)
 
     def _check_ways(self) -> None:
-        opening, address = self.opening, self.opening.meeting.address
+        opening, address = self.opening, self._address
         if address != LOOPBACK:
             check_ways(self._store, opening.rank, opening.size, address, opening.come_seconds)
 
