@@ -63,7 +63,7 @@ class Trial:
     @property
     def together(self) -> bool:
         """Whether the passes of a step run as one batch, for sizes like these."""
-        return self.config.depth > 0 and _runs_together(self)
+        return _runs_together(self)
 
     @property
     def itemsize(self) -> int:
@@ -271,7 +271,7 @@ def _serve(channel: Any, start: dict[str, Any], pulse: Pulse) -> None:
         found = None
         if place < ranks:
             prefixed = PrefixStore(name, store)
-            world = World(prefixed, place, ranks, device, address=meeting.address, pulse=pulse)
+            world = World(prefixed, place, ranks, device, address=meeting.address(), pulse=pulse)
             try:
                 found = _TASKS[order["task"]](world, order["argument"])
             except Exception as error:
