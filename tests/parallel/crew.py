@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-PATIENCE = timedelta(seconds=120)
+PATIENCE = timedelta(seconds=600)
 
 
 class Crew:

@@ -191,26 +191,26 @@ def _block_seconds(work: Work, sent: BlockBytes, scheme: Scheme, cluster: Cluste
     return seconds + near.takes(sent.text)
 
 
-def fit_rates(samples: Sequence[tuple[Work, int, float]]) -> Rates:
+def fit_rates(samples: Sequence[tuple[Sequence[Work], int, float]]) -> Rates:
     """Rates that explain measurements of one device best, in proportion; none is negative.
 
     Args:
-        samples: the work of a block, how many such blocks ran, and the seconds that took.
+        samples: what a block computes for each walk, how many blocks there were, and the seconds
+            that took.
     """
     rows = [
-        [
-            work.products * blocks,
-            work.attention * blocks,
-            float(blocks),
-            float(work.tokens * blocks),
-        ]
-        for work, blocks, _ in samples
+        [blocks * sum(values) for values in zip(*(_columns(work) for work in works), strict=True)]
+        for works, blocks, _ in samples
     ]
     matrix = torch.tensor(rows, dtype=torch.float64)
     seconds = torch.tensor([taken for *_, taken in samples], dtype=torch.float64)
     found = _least_squares(matrix / seconds.unsqueeze(1))
     products, attention, block, token = found
     return Rates(_inverse(products), _inverse(attention), block, token)
+
+
+def _columns(work: Work) -> tuple[float, ...]:
+    return work.products, work.attention, 1.0, float(work.tokens)
 
 
 def _inverse(seconds: float) -> float:
