@@ -175,3 +175,14 @@ def test_what_cannot_be_is_refused_before_a_process_starts(tiny_model: Path) -> 
         pipe.generate(PROMPT, guidance=1.0, **STEPS)
     with pytest.raises(RequestError, match="cannot be sent to other processes"):
         pipe.generate(PROMPT, wrap=lambda velocity: velocity, **STEPS)
+
+
+@pytest.mark.gpu
+def test_two_gpus_give_the_frames_of_one(tiny_model: Path, given: dict[str, Any]) -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two CUDA devices")
+    alone = mochi.load(str(tiny_model), device="cuda:0").generate(PROMPT, **given)
+    for parallel in ("guidance=2", "ulysses=2", "ring=2"):
+        with mochi.load(str(tiny_model), device="cuda", devices=2, parallel=parallel) as pipe:
+            wrong = pipe.generate(PROMPT, **given).frames.astype(int) - alone.frames
+            assert abs(wrong).max() <= 4  # TF32 and other kernels for other shapes
