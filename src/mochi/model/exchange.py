@@ -161,12 +161,18 @@ class FrameStream:
         self.at_start = False
 
     def frames_before(self, layer: nn.Module, x_BCTHW: Tensor, count: int) -> Tensor:
-        before = self._frames.pop(layer, None)
-        if before is None:
+        place = self._keep_on or x_BCTHW.device
+        kept = self._frames.get(layer)
+        if kept is None:
             before = x_BCTHW[:, :, :1].expand(-1, -1, count, -1, -1)
-        before = before.to(x_BCTHW.device, non_blocking=True)
+            kept = self._frames[layer] = _room(x_BCTHW, count, place)
+        elif kept.device == x_BCTHW.device:
+            before = kept.clone()
+        else:
+            before = kept.to(x_BCTHW.device, non_blocking=True)
         seen = x_BCTHW if x_BCTHW.shape[2] >= count else torch.cat([before, x_BCTHW], dim=2)
-        self._frames[layer] = _kept(seen[:, :, -count:], self._keep_on or x_BCTHW.device)
+        # In place: what lives long never moves, so the C library's heap stays whole around it.
+        kept.copy_(seen[:, :, -count:], non_blocking=kept.is_pinned())
         return before
 
     def keys_values(
@@ -180,10 +186,11 @@ class FrameStream:
         return k_PHTK, v_PHTK
 
 
-def _kept(x_BCTHW: Tensor, device: torch.device) -> Tensor:
-    """A copy in memory of its own, channels last. Between a GPU and the CPU's memory the copy is
-    queued with the GPU's other work, which is the only one that reads it again."""
+def _room(x_BCTHW: Tensor, count: int, device: torch.device) -> Tensor:
+    """Memory for `count` such frames, channels last. Between a GPU and the CPU's memory copies are
+    queued with the GPU's other work, which is the only one that reads them again."""
     pinned = device.type == "cpu" and x_BCTHW.is_cuda
-    shape = [x_BCTHW.shape[place] for place in (0, 2, 3, 4, 1)]
-    kept = torch.empty(shape, dtype=x_BCTHW.dtype, device=device, pin_memory=pinned)
-    return kept.permute(0, 4, 1, 2, 3).copy_(x_BCTHW, non_blocking=pinned)
+    batch, channels, _, height, width = x_BCTHW.shape
+    shape = batch, count, height, width, channels
+    room = torch.empty(shape, dtype=x_BCTHW.dtype, device=device, pin_memory=pinned)
+    return room.permute(0, 4, 1, 2, 3)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor
 
+from mochi.core.heap import trim
 from mochi.model.convolve import on_cpu
 from mochi.model.exchange import FrameExchange, FrameStream
 
@@ -24,6 +25,7 @@ LEAST_FRAMES = 2
 """A convolution looks back two frames: with fewer new ones it reads more old than new."""
 
 _MIB = 2**20
+_LARGE = 4 * _MIB
 
 
 def piece_bytes(device: torch.device) -> int:
@@ -52,6 +54,10 @@ def through(
     """
     for piece in pieces:
         for part in piece.split(most or piece.shape[2], dim=2):
-            yield stage(part, frames)
+            made = stage(part, frames)
             frames.advance()
+            if part.nbytes >= _LARGE and on_cpu(part.device):
+                trim()  # else holes between what lives long add up to half as much again
+            yield made
+            del made
         del piece, part  # not held while the next one is made

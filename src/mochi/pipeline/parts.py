@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from mochi.core.errors import RequestError
+from mochi.core.heap import trim
 from mochi.core.speed import Speed
 from mochi.memory.modes import MODES, Mode
 from mochi.memory.residency import Streamed, stream_blocks
@@ -24,7 +25,7 @@ from mochi.pipeline.facts import Blueprint, blueprint_of
 from mochi.pipeline.loras import Loras
 from mochi.pipeline.sharding import WeightShards
 from mochi.pipeline.text_weights import CheckpointT5
-from mochi.text.encoder import TextEncoder, trim
+from mochi.text.encoder import TextEncoder
 from mochi.weights.deferred import load_dit_deferred
 from mochi.weights.folder import ModelFiles, open_part
 from mochi.weights.loading import load_decoder, load_dit, load_encoder

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mochi.core.errors import MochiError, RequestError, WeightsError
+from mochi.core.heap import trim
 from mochi.core.request import check_text
 from mochi.core.sizes import whole
 from mochi.text.features import TextFeatures
@@ -221,9 +220,3 @@ def load_tokenizer(folder: str | Path) -> Any:
         raise WeightsError(
             f"cannot be read as a tokenizer: {reason}; {HOW_TO_GET}", folder
         ) from error
-
-
-def trim() -> None:
-    """Hand freed memory back to the system where the C library would keep it (glibc alone can)."""
-    with suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
