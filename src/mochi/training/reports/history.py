@@ -153,8 +153,9 @@ def read_history(folder: Path) -> Story:
 def _kept(story: Story) -> Iterator[str]:
     for step in story.steps:
         yield _line("step", vars(step))
-    for looked in (*story.validated, *story.sampled):
-        row = _row(looked)
+    looks: list[TrainingEvent] = [*story.validated, *story.sampled]
+    for look in looks:
+        row = _row(look)
         assert row is not None
         yield row
 
