@@ -134,8 +134,8 @@ def whole_need(stage: Stage, weights: Weights, mode: Mode, working: int, *, on_c
 def _mapped(weights: Weights, mode: Mode) -> int:
     """Pages of the file on a CPU; those of what was converted are let go behind it."""
     stored = weights.stored
-    if mode == "minimal" and weights.in_place:
-        return stored.rest + 2 * stored.block
+    if mode == "minimal":  # what is converted is let go a block at a time
+        return stored.rest + 2 * stored.block if weights.in_place else stored.block
     if mode == "low":
         return stored.rest + stored.blocks
     if not weights.in_place:
