@@ -242,7 +242,8 @@ class _Child:
         self._process.wait()
         death = RunnerDiedError(self._how_it_ended())
         runs = [ended for _, ended in list(self._runs.values())]
-        for future in [self.ready, *runs, *self._answers.values()]:
+        waiting: list[Future[Any]] = [self.ready, *runs, *self._answers.values()]
+        for future in waiting:
             if not future.done():
                 future.set_exception(death)
 

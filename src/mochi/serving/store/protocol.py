@@ -61,5 +61,8 @@ class Store(Protocol):
     def release(self, owner: str) -> int:
         """Take back every lease whose owner begins so: that process is known to be gone."""
 
+    def running(self) -> list[Job]:
+        """What is being made."""
+
     def waiting(self) -> list[Waiting]:
         """What waits, in the order in which it will be taken."""
