@@ -49,7 +49,7 @@ def refusal(**given: Any) -> dict[str, str]:
 def test_what_the_command_line_can_say_a_client_can_say() -> None:
     ours = {OURS.get(name, name) for name in FIELDS}
     options = set(signature(generate).parameters) - HERE_ALONE
-    parallel = {"parallel", "parallel_layout"}  # how devices share the work is the server's
+    parallel = {"parallel", "shard", "launcher"}  # how devices share the work is the server's
     assert options - parallel - {"lora"} == ours
     assert ours - {"preset"} < set(GenerateRequest.__dataclass_fields__)
 

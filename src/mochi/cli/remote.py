@@ -34,6 +34,7 @@ _ONLY_HERE = (
     "devices",
     "parallel",
     "launcher",
+    "shard",
     "attention",
     "kernels",
     "passes",
