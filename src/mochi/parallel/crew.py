@@ -16,7 +16,7 @@ Message = tuple[int, str, dict[str, Any]]
 Take = Callable[[int, str, dict[str, Any]], None]
 """Receives a message of a rank: its number, the kind of message, what is in it."""
 
-_POLL_SECONDS, _GRACE_SECONDS, _STOP_SECONDS = 0.2, 3.0, 5.0
+_POLL_SECONDS, _GRACE_SECONDS, _STOP_SECONDS = 0.2, 10.0, 5.0
 
 
 class Ranks(Protocol):
