@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 from mochi.core.errors import VideoError
@@ -63,8 +63,10 @@ class Decoders:
         self._results: queue.Queue[Decoded | Ended | BaseException] = queue.Queue(workers)
         self._stop = threading.Event()
 
-    def run(self, clips: Sequence[Clip], check: Callable[[], object]) -> Iterator[Decoded | Ended]:
-        """What becomes of the clips, in the order in which it is ready.
+    def run(
+        self, clips: Sequence[Clip], check: Callable[[], object]
+    ) -> Generator[Decoded | Ended, None, None]:
+        """What becomes of the clips, in the order in which it is ready; to be closed.
 
         Args:
             clips: to decode.

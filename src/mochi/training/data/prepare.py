@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -196,7 +196,8 @@ def _claim(folder: DataFolder, pipe: Pipeline, cutting: Cutting) -> str:
 def _without_copies(work: _Work, found: Found) -> list[Clip]:
     """Clips whose files are not the same as one before them."""
     first: dict[str, Clip] = {}
-    with ThreadPoolExecutor(max_workers=2) as pool:
+    pool = ThreadPoolExecutor(max_workers=2)
+    try:
         hashes = pool.map(_hash, found.clips)
         for done, (clip, hashed) in enumerate(zip(found.clips, hashes, strict=True), 1):
             work.check()
@@ -209,6 +210,8 @@ def _without_copies(work: _Work, found: Found) -> list[Clip]:
             else:
                 first[hashed], work.hashes[clip.name] = clip, hashed
             work.tell(Prepared("hash", done, len(found.clips), clip.name))
+    finally:
+        pool.shutdown(cancel_futures=True)
     return list(first.values())
 
 
@@ -232,13 +235,14 @@ def _encode(work: _Work, clips: Sequence[Clip], workers: int) -> None:
     encoder = ClipEncoder(work.pipe, largest.size)
     decoders = Decoders(work.folder, work.cutting, work.hashes, work.is_done, workers)
     done = 0
-    for result in decoders.run(clips, work.check):
-        if isinstance(result, Decoded):
-            _encode_clip(work, encoder, result)
-        else:
-            done += 1
-            _take_plan(work, result)
-            work.tell(Prepared("clips", done, len(clips), result.clip.name))
+    with closing(decoders.run(clips, work.check)) as results:  # its threads end with the block
+        for result in results:
+            if isinstance(result, Decoded):
+                _encode_clip(work, encoder, result)
+            else:
+                done += 1
+                _take_plan(work, result)
+                work.tell(Prepared("clips", done, len(clips), result.clip.name))
     encoder.close()
 
 
