@@ -193,6 +193,7 @@ def _open(
         settings.lease_seconds,
         settings.price_per_hour,
         settings.together,
+        settings.max_attempts,
         on_ready=offers.learn,
         on_end=lambda job: _ended(job, metrics, audit),
         on_flag=lambda job, verdict: _flagged(job, verdict, audit),

@@ -199,12 +199,15 @@ class _Run:
             log.info("job_left", id=job.id)
 
     def _died(self, error: RunnerDiedError) -> None:
-        """The job waits again, unless the runner died after its work was done."""
-        made = read_note(self._path)
-        if made is None:
-            self._give_back(str(error), blame=True)
+        """The job waits again, unless the runner died after its work was done, or too often."""
+        made, job = read_note(self._path), self.job
+        if made is not None:
+            self._end(stored(self._shelf, job, self._path, made.facts))
+        elif job.attempts >= self._shelf.max_attempts:
+            words = f"[runner_died] {error}; it was tried {job.attempts} times"
+            self._end(Outcome(error=f"{words}, and a smaller video may work"))
         else:
-            self._end(stored(self._shelf, self.job, self._path, made.facts))
+            self._give_back(str(error), blame=True)
 
     def _refused(self, error: RunFailedError) -> None:
         if error.code == "disk_full":
