@@ -142,7 +142,7 @@ def finetune_decoder(
         checkpoints = Checkpoints(folder / "checkpoints", identity, config.saving.keep)
         optimiser = make_optimiser(config.optimiser, task.parameters)
         trainer = Trainer(task, loop_of(config), optimiser, checkpoints, team, reporters)
-        steps = trainer.run(config.to_dict(), _facts(config, base, clips, task))
+        steps = trainer.run(config.to_dict(), _facts(config, base, clips, task), folder)
         path = folder / "decoder.safetensors"
         with averaged(task.parameters, trainer.average):
             if team.is_first:

@@ -118,7 +118,8 @@ class Run:
             [*self.reporters, self.last],
             self._watchers(base, dit, aside, prompts),
         )
-        steps = trainer.run(config.to_dict(), self._facts(base, own, aside, task))
+        facts = self._facts(base, own, aside, task)
+        steps = trainer.run(config.to_dict(), facts, Path(config.saving.folder))
         with averaged(parameters, trainer.average):
             path = self._write(base, dit, adapter, data.samples[0].caption)
         trainer.tell(Finished(steps, path, time.monotonic() - began))

@@ -82,12 +82,15 @@ class Trainer:
         ]
 
     def run(
-        self, settings: Mapping[str, Any] | None = None, facts: Mapping[str, Any] | None = None
+        self,
+        settings: Mapping[str, Any] | None = None,
+        facts: Mapping[str, Any] | None = None,
+        folder: Path | None = None,
     ) -> int:
         """All steps that are not done yet; returns the number of all.
 
         Args:
-            settings, facts: for `Started`.
+            settings, facts, folder: for `Started`; without a folder it is that of the checkpoints.
 
         Raises:
             TrainingError: a loss or gradient is NaN or infinite; names the clips. The last
@@ -96,8 +99,8 @@ class Trainer:
             OutputError: a checkpoint cannot be written.
         """
         done = self._resume()
-        folder = self.checkpoints.folder
-        self.tell(Started(done, self.loop.steps, folder, settings or {}, facts or {}))
+        place = folder or self.checkpoints.folder
+        self.tell(Started(done, self.loop.steps, place, settings or {}, facts or {}))
         if not done:
             self._watch(0)
         began = time.monotonic()

@@ -123,7 +123,7 @@ class History:
         """Read what earlier runs told, drop what this one will tell again, write the rest."""
         self.close()
         path = started.folder / NAME
-        self.story = Story()
+        self.story = Story(notices=self.story.notices)  # of this process, before it began
         for event in _read(path, started.folder):
             self.story.take(event)
         self.story.take(started)
