@@ -10,7 +10,7 @@ import secrets
 import sys
 import tempfile
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 import cog
 
@@ -70,7 +70,7 @@ class Predictor(cog.BasePredictor):
             "width": width,
             "height": height,
         }
-        settings = {name: value for name, value in said.items() if value is not None}
+        settings: dict[str, Any] = {k: value for k, value in said.items() if value is not None}
         path = self._folder / f"{secrets.token_hex(8)}.mp4"
         self._pipe.generate_to(path, prompt, seed=chosen, on_event=_hear, **settings)
         return cog.Path(path)
