@@ -66,10 +66,10 @@ def _vae(world: World, cases: list[tuple[int, int]]) -> Any:
     group, found = Mesh.join(Scheme(ring=world.size), world).everyone, []
     for latents, most in cases:
         with torch.no_grad():
-            list(frames.decode(decoder(), draw(2, 12, latents, 2, 4), group, most))
+            list(frames.decode(decoder(), draw(1, 12, latents, 2, 3), group, most))
             decoded = dict(group.traffic.sent)
             group.traffic.reset()
-            encode(encoder(), draw(2, 3, 6 * latents - 5, 16, 24), group)
+            encode(encoder(), draw(1, 3, 6 * latents - 5, 8, 24), group)
         found.append((decoded, dict(group.traffic.sent)))
         group.traffic.reset()
     return found
@@ -80,9 +80,9 @@ def test_the_vae_sends_what_the_formulae_say(crew: Crew, ranks: int) -> None:
     cases = [(1, 1), (5, 1), (9, 2)]
     for place, found in enumerate(crew.run(ranks, _vae, cases)):
         for (latents, most), (decoded, encoded) in zip(cases, found, strict=True):
-            shape = (2, 12, latents, 2, 4)
+            shape = (1, 12, latents, 2, 3)
             assert decoded == decode_bytes(DECODER, shape, ranks, place, most, 4, 4)
-            pixels = (2, 3, 6 * latents - 5, 16, 24)
+            pixels = (1, 3, 6 * latents - 5, 8, 24)
             assert encoded == encode_bytes(ENCODER, pixels, ranks, place, 4)
 
 

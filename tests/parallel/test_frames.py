@@ -43,7 +43,7 @@ def _decoded(world: World, cases: list[tuple[int, int | None]], dtype: torch.dty
     group, found = _everyone(world), []
     for latents, most in cases:
         with torch.no_grad():
-            given = draw(2, 12, latents, 2, 4)
+            given = draw(1, 12, latents, 2, 3)
             parts = frames.decode(decoder().to(dtype), given, group, most)
             found.append([part.numpy() for part in parts])
     return found
@@ -53,7 +53,7 @@ def joined(parts: list[Any]) -> Tensor:
     return torch.cat([torch.from_numpy(part) for part in parts], dim=2)
 
 
-CASES: list[tuple[int, int | None]] = [(1, None), (2, 1), (5, None), (5, 1), (9, 2), (9, 1)]
+CASES: list[tuple[int, int | None]] = [(1, None), (5, None), (5, 1), (9, 2)]
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4, 6])
@@ -62,7 +62,7 @@ def test_decoded_frames_are_those_of_one_process(crew: Crew, ranks: int) -> None
     assert not any(parts for found in others for parts in found)
     for (latents, most), parts in zip(CASES, first, strict=True):
         with torch.no_grad():
-            alone = decoder()(draw(2, 12, latents, 2, 4))
+            alone = decoder()(draw(1, 12, latents, 2, 3))
         assert (joined(parts) - alone).abs().max() < 1e-5
         plan = frames.rounds(latents, ranks, most or latents)
         assert [part.shape[2] for part in parts] == [t.frames(6) for turns in plan for t in turns]
@@ -70,7 +70,7 @@ def test_decoded_frames_are_those_of_one_process(crew: Crew, ranks: int) -> None
 
 def test_decoding_in_bfloat16_is_that_of_one_process(crew: Crew) -> None:
     with torch.no_grad():
-        alone = decoder().bfloat16()(draw(2, 12, 5, 2, 4))
+        alone = decoder().bfloat16()(draw(1, 12, 5, 2, 3))
     (parts,), *_ = crew.run(3, _decoded, [(5, 1)], torch.bfloat16)
     assert (joined(parts) - alone).abs().max() <= 0.02 * alone.abs().max()
 
@@ -111,7 +111,7 @@ def _gradients(network: torch.nn.Module, given: Tensor) -> dict[str, Tensor]:
     return {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in named.items()}
 
 
-@pytest.mark.parametrize(("ranks", "latents"), [(2, 5), (3, 3), (4, 3)])
+@pytest.mark.parametrize(("ranks", "latents"), [(2, 5), (4, 3)])
 def test_a_decoders_gradients_add_up(crew: Crew, ranks: int, latents: int) -> None:
     network, given = decoder().double(), draw(1, 12, latents, 2, 2).double().requires_grad_()
     (network(given) ** 2).sum().backward()
@@ -126,7 +126,7 @@ def _add_up(alone: dict[str, Tensor], found: list[Any]) -> None:
 
 
 def pixels(latents: int) -> Tensor:
-    return draw(2, 3, 6 * latents - 5, 16, 24).tanh()
+    return draw(1, 3, 6 * latents - 5, 8, 24).tanh()
 
 
 def _encoded(world: World, counts: list[int]) -> Any:
@@ -138,7 +138,7 @@ def _encoded(world: World, counts: list[int]) -> Any:
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4, 6])
 def test_the_posterior_is_that_of_one_process(crew: Crew, ranks: int) -> None:
-    counts = [1, 2, 4, 7]
+    counts = [1, 4, 7]
     for found in crew.run(ranks, _encoded, counts):
         for latents, (mean, logvar) in zip(counts, found, strict=True):
             with torch.no_grad():
@@ -157,7 +157,7 @@ def _posterior_loss(posterior: Any) -> Tensor:
     return (posterior.mean**2).sum() + posterior.logvar.exp().sum()
 
 
-@pytest.mark.parametrize(("ranks", "latents"), [(2, 3), (3, 3), (4, 2)])
+@pytest.mark.parametrize(("ranks", "latents"), [(2, 3), (4, 2)])
 def test_an_encoders_gradients_add_up(crew: Crew, ranks: int, latents: int) -> None:
     network, given = encoder().double(), pixels(latents).double().requires_grad_()
     _posterior_loss(network(given)).backward()

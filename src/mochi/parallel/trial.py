@@ -197,7 +197,7 @@ class Trials:
     def __init__(self, devices: Sequence[str], threads: int = 1):
         self._store, meeting = hold_meeting()
         starts = {
-            rank: {"meeting": meeting, "rank": rank, "device": device, "threads": threads}
+            rank: {"meeting": meeting, "place": rank, "device": device, "threads": threads}
             for rank, device in enumerate(devices)
         }
         self._size, self._number = len(devices), 0
@@ -256,7 +256,7 @@ _TASKS: dict[str, Callable[..., Any]] = {"step": step, "link": link}
 
 def _serve(channel: Any, start: dict[str, Any], pulse: Pulse) -> None:
     meeting: Meeting = start["meeting"]
-    rank, device = start["rank"], torch.device(start["device"])
+    rank, device = start["place"], torch.device(start["device"])
     if device.type == "cuda":
         torch.cuda.set_device(device)
     store = meeting.join()
