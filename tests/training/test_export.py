@@ -30,7 +30,7 @@ def trained(pipe: Pipeline) -> Lora:
     two of it."""
     random = torch.Generator().manual_seed(0)
     layers = {}
-    for name, (outputs, inputs) in layer_sizes(pipe.parts.dit()).items():
+    for name, (inputs, outputs) in layer_sizes(pipe.parts.dit()).items():
         if ".attn." in name:
             a = torch.randn(4, inputs, generator=random)
             b = 0.3 * torch.randn(outputs, 4, generator=random)

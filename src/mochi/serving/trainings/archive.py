@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from mochi.video.output import disk_errors
 
 _PIECE = 1 << 20
 _MOST_NAME_CHARS, _MOST_DEPTH = 200, 8
+# What zipfile and zlib say of damaged archives.
+_BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, LookupError, ValueError)
 
 
 class ArchiveError(MochiError):
@@ -48,7 +51,7 @@ def unpack(
     """
     try:
         with zipfile.ZipFile(archive) as source:
-            members = [it for it in source.infolist() if not it.is_dir() and _is_wanted(it)]
+            members = [it for it in source.infolist() if _is_wanted(it)]
             if len(members) > limits.files:
                 raise ArchiveError(f"holds {len(members)} files, at most {limits.files} are taken")
             left, seen = limits.unpacked_bytes, set[str]()
@@ -58,7 +61,7 @@ def unpack(
                     raise ArchiveError(f"holds {path} twice")
                 seen.add(str(path).lower())
                 left -= _copy(source, member, folder / path, left, check)
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
+    except _BROKEN as error:
         raise ArchiveError(f"is no zip file that can be read: {error}") from error
     except RuntimeError as error:  # what zipfile says of encryption, and of odd compression
         raise ArchiveError(f"cannot be unpacked: {error}") from error
@@ -67,7 +70,8 @@ def unpack(
 
 def _is_wanted(member: zipfile.ZipInfo) -> bool:
     parts = member.filename.replace("\\", "/").split("/")
-    return "__MACOSX" not in parts and not parts[-1].startswith(".")
+    is_file = parts[-1] not in ("", ".")
+    return is_file and "__MACOSX" not in parts and not parts[-1].startswith(".")
 
 
 def _place(member: zipfile.ZipInfo) -> PurePosixPath:
@@ -76,6 +80,8 @@ def _place(member: zipfile.ZipInfo) -> PurePosixPath:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or ":" in name or not name.isprintable():
         raise ArchiveError(f"holds a name that leads elsewhere: {name[:80]!r}")
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ArchiveError(f"packs {name[:80]!r} in a way that is not known here; use deflate")
     if stat.S_ISLNK(member.external_attr >> 16):
         raise ArchiveError(f"holds a link: {name[:80]!r}")
     if len(path.parts) > _MOST_DEPTH or any(len(part) > _MOST_NAME_CHARS for part in path.parts):
