@@ -24,7 +24,7 @@ def run(server: Running, *command: str, packages: Path | None = None) -> None:
     more = {} if packages is None else {"PYTHONPATH": str(packages)}
     environment = {**os.environ, **more, "PYTHONWARNINGS": "ignore"}
     result = subprocess.run(
-        [*command, server.url, token], capture_output=True, text=True, timeout=120, env=environment
+        [*command, server.url, token], capture_output=True, text=True, timeout=600, env=environment
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.endswith("ok\n")

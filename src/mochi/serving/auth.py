@@ -6,6 +6,7 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
+from starlette.concurrency import run_in_threadpool
 
 from mochi.serving.problems import Problem, needs_token
 from mochi.serving.services import Services
@@ -48,8 +49,10 @@ class _Needs:
     def __init__(self, scope: Scope):
         self._scope: Scope = scope
 
-    def __call__(self, request: Request, _: Annotated[object, Depends(_scheme)]) -> Identity:
-        identity = identify(request)
+    async def __call__(self, request: Request, _: Annotated[object, Depends(_scheme)]) -> Identity:
+        identity: Identity | None = LOCAL
+        if "authorization" in request.headers or services_of(request).tokens.needed:
+            identity = await run_in_threadpool(identify, request)
         if identity is None:
             raise needs_token()
         if not identity.may(self._scope):

@@ -77,7 +77,7 @@ def _eta(services: Services, before: Sequence[float | None]) -> float | None:
     known = [seconds for seconds in before if seconds is not None]
     if len(known) < len(before):
         return None
-    runners = max(1, len(services.workers))
+    runners = max(1, len(services.runners))
     now, left = time.time(), 0.0
     for job in services.store.running():
         if job.estimate_seconds is not None and job.started_at is not None:

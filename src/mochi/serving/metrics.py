@@ -82,7 +82,7 @@ def _families(services: Services) -> Iterator[Metric]:
         jobs.add_metric([status], counts.get(status, 0))
     yield jobs
     runners = GaugeMetricFamily("mochi_runner_up", "1 where ready.", labels=["runner", "state"])
-    for worker in services.workers:
-        state = worker.runner.state
+    for runner in services.runners:
+        state = runner.state
         runners.add_metric([state.name, state.state], float(state.state in ("idle", "busy")))
     yield runners

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -20,6 +20,7 @@ from mochi.serving import made
 from mochi.serving.blobs import Blobs, open_blobs
 from mochi.serving.bus import EventBus, open_bus
 from mochi.serving.configured import model_entries, open_signer
+from mochi.serving.fleet.opening import open_fleet
 from mochi.serving.housekeeping import Housekeeper
 from mochi.serving.jobs import ENDED, Job
 from mochi.serving.limiter import Limiter
@@ -34,7 +35,7 @@ from mochi.serving.settings import ServeSettings
 from mochi.serving.shelf import Shelf, take_up
 from mochi.serving.store.audit import Audit
 from mochi.serving.store.catalog import Catalog
-from mochi.serving.store.database import Database, DatabaseError
+from mochi.serving.store.database import Database
 from mochi.serving.store.files import Files
 from mochi.serving.store.outbox import Outbox
 from mochi.serving.store.queue import SqlStore
@@ -46,6 +47,9 @@ from mochi.serving.trainings.opening import lora_entry, open_book, open_trainers
 from mochi.serving.trainings.trainers import Trainers
 from mochi.serving.webhooks import Courier, Policy, Resolver, resolve
 from mochi.serving.worker import Worker
+
+if TYPE_CHECKING:
+    from mochi.serving.fleet.fleet import Fleet
 
 log = structlog.get_logger()
 _LOCK_SECONDS = 3.0
@@ -81,19 +85,25 @@ class Services:
     port: int = 0
     stopping: threading.Event = field(default_factory=threading.Event)
     trainers: Trainers | None = None
+    fleet: Fleet | None = None
 
     def start(self) -> None:
         """Begin to work."""
         for worker in self.workers:
             worker.start()
+        if self.fleet is not None:
+            self.fleet.start()
         self.housekeeper.start()
         if self.trainers is not None:
             self.trainers.start()
 
     @property
     def runners(self) -> list[Runner]:
-        """Those of this process."""
-        return [worker.runner for worker in self.workers]
+        """Those of this process, and those of its replicas elsewhere."""
+        found: list[Runner] = [worker.runner for worker in self.workers]
+        if self.fleet is not None:
+            found += [worker.runner for worker in self.fleet.workers]
+        return found
 
     def runner(self) -> Runner | None:
         """One that answers questions, or None."""
@@ -137,6 +147,8 @@ class Services:
         for stop in stops:
             stop.start()
         self.housekeeper.stop()
+        if self.fleet is not None:
+            self.fleet.stop(self.settings.stop_seconds)
         for stop in stops:
             stop.join()
         self.bus.close()
@@ -227,6 +239,8 @@ def _open(
         work,
         lock,
     )
+    if settings.ray is not None:
+        services.fleet = open_fleet(settings, settings.ray, instance, store, offers, bus)
     return _joined(services, book)
 
 
@@ -252,18 +266,13 @@ def _take_back(shelf: Shelf, gone: Sequence[Path]) -> None:
 
 
 def _ended(job: Job, metrics: Metrics, audit: Audit) -> None:
-    seconds = job.metrics.get("predict_time")
-    metrics.ended(job.model, job.status, seconds)
-    refused = (job.error or "").startswith("[refused]")
-    detail = {"seconds": seconds} | ({"reason": job.error} if refused else {})
-    with suppress(DatabaseError):
-        audit.add(job.account, "refused" if refused else job.status, job.id, **detail)
+    metrics.ended(job.model, job.status, job.metrics.get("predict_time"))
+    audit.ended(job)
 
 
 def _flagged(job: Job, verdict: Mapping[str, Any], audit: Audit) -> None:
     log.warning("run_flagged", id=job.id, **verdict)
-    with suppress(DatabaseError):
-        audit.add(job.account, "flagged", job.id, **verdict)
+    audit.flagged(job, verdict)
 
 
 def _locked(lock: int) -> bool:

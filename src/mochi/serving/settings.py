@@ -14,6 +14,7 @@ from pydantic_settings import (
 )
 
 from mochi.core.errors import RequestError
+from mochi.serving.fleet.settings import FleetSetting
 
 CONFIG = "serve.toml"
 DEFAULT_NAME = "genmoai/mochi-1"
@@ -106,6 +107,7 @@ class ServeSettings(BaseSettings):
         blobs: a folder, or a URL for fsspec (s3://, gs://).
         models, loras: what clients may name; nothing else can be loaded.
         devices: one runner each; `auto` is the best one.
+        ray: replicas on a Ray cluster, beside the runners of this machine.
         training: trainings, which are off without it.
         waiting_limit, account_waiting_limit: jobs that may wait, in all and of one account.
         requests_per_minute: of one account or address; 0 is no limit.
@@ -137,6 +139,7 @@ class ServeSettings(BaseSettings):
     models: tuple[ModelSetting, ...] = (ModelSetting(name=DEFAULT_NAME),)
     loras: tuple[LoraSetting, ...] = ()
     devices: tuple[str, ...] = ("auto",)
+    ray: FleetSetting | None = None
     training: TrainingSetting | None = None
     waiting_limit: int = Field(1000, ge=1)
     account_waiting_limit: int = Field(200, ge=1)

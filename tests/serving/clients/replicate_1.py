@@ -1,5 +1,6 @@
 """Replicate's Python client, version 1: documented calls, unchanged. Words: base URL, token."""
 
+import asyncio
 import io
 import sys
 
@@ -73,4 +74,33 @@ assert client.webhooks.default.secret().key.startswith("whsec_")
 streamed = client.predictions.create(version=version.id, input={"prompt": PROMPT}, stream=True)
 names = [str(event.event.value) for event in streamed.stream()]
 assert names[-1] == "done", names
+names = [str(event.event.value) for event in client.stream(NAME, input={"prompt": PROMPT})]
+assert names[-1] == "done", names
+
+hooked = client.predictions.create(version=version.id, input={"prompt": PROMPT}, wait=20)
+assert hooked.status == "succeeded"
+assert client.predictions.cancel(hooked.id).status == "succeeded"  # too late
+model.reload()
+assert NAME in [f"{it.owner}/{it.name}" for it in client.models.list()]
+assert client.trainings.list().results == []
+
+pages = list(replicate.paginate(client.predictions.list))
+assert hooked.id in [it.id for page in pages for it in page]
+
+
+async def later() -> None:
+    output = await client.async_run(NAME, input={"prompt": PROMPT})
+    assert output is not None
+    made = await client.predictions.async_create(version=version.id, input={"prompt": PROMPT})
+    await made.async_wait()
+    assert made.status == "succeeded"
+    assert (await client.predictions.async_get(made.id)).id == made.id
+    assert (await client.models.async_get(NAME)).owner == "genmoai"
+    slow = await client.predictions.async_create(
+        version=version.id, input={"prompt": "slow circle", "num_inference_steps": 100}
+    )
+    assert (await client.predictions.async_cancel(slow.id)).status == "canceled"
+
+
+asyncio.run(later())
 print("ok")

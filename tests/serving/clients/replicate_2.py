@@ -1,8 +1,9 @@
 """Replicate's Python client, version 2: documented calls, unchanged. Words: base URL, token."""
 
+import asyncio
 import sys
 
-from replicate import APIStatusError, Replicate
+from replicate import APIStatusError, AsyncReplicate, Replicate
 
 url, token = sys.argv[1:]
 client = Replicate(bearer_token=token, base_url=f"{url}/v1")
@@ -53,6 +54,21 @@ except APIStatusError as error:
 else:
     raise AssertionError("a wrong input raises")
 
+assert NAME in [f"{it.owner}/{it.name}" for it in client.models.list()]
+assert list(client.trainings.list()) == []
+raw = client.predictions.with_raw_response.create(version=NAME, input={"prompt": PROMPT})
+assert raw.http_response.status_code in (201, 202)
+assert client.files.download is not None
+
+
+async def later() -> None:
+    async with AsyncReplicate(bearer_token=token, base_url=f"{url}/v1") as other:
+        assert await other.run(NAME, input={"prompt": PROMPT}) is not None
+        found = [it.id async for it in other.predictions.list()]
+        assert made.id in found
+
+
+asyncio.run(later())
 assert client.hardware.list()
 assert client.account.get().username == "alice"
 assert client.webhooks.default.secret.get().key

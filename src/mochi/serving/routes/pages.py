@@ -52,7 +52,7 @@ def readyz(parts: Parts) -> JSONResponse:
             checks[name] = "ok"
         except MochiError as error:
             checks[name] = str(error)
-    states = [worker.runner.state for worker in parts.workers]
+    states = [runner.state for runner in parts.runners]
     up = any(state.state in ("idle", "busy") for state in states)
     checks["runner"] = "ok" if up else "; ".join(state.reason or state.state for state in states)
     ready = all(found == "ok" for found in checks.values()) and not parts.stopping.is_set()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import sqlalchemy as sa
 
-from mochi.serving.store.database import Database
+from mochi.serving.jobs import Job
+from mochi.serving.store.database import Database, DatabaseError
 from mochi.serving.store.tables import audit
 
 
@@ -28,6 +30,19 @@ class Audit:
         }
         with self._database.write() as connection:
             connection.execute(sa.insert(audit), values)
+
+    def ended(self, job: Job) -> None:
+        """How a run ended; the line is lost where the database is away."""
+        refused = (job.error or "").startswith("[refused]")
+        detail = {"seconds": job.metrics.get("predict_time")}
+        with suppress(DatabaseError):
+            more = {"reason": job.error} if refused else {}
+            self.add(job.account, "refused" if refused else job.status, job.id, **detail, **more)
+
+    def flagged(self, job: Job, verdict: Mapping[str, Any]) -> None:
+        """What classifiers found in a run that went on; as `ended`."""
+        with suppress(DatabaseError):
+            self.add(job.account, "flagged", job.id, **verdict)
 
     def latest(self, limit: int = 1000) -> list[Mapping[str, Any]]:
         """The newest lines first."""

@@ -88,7 +88,7 @@ class Tokens:
 
     def __init__(self, database: Database):
         self._database = database
-        self.needed = False  # whether a token exists, as last seen
+        self.needed = False  # whether a token exists, as last seen; housekeeping looks for others'
 
     def create(
         self,
@@ -124,6 +124,7 @@ class Tokens:
         }
         with self._database.write() as connection:
             connection.execute(sa.insert(tokens), values)
+        self.needed = True
         return f"mochi_{token_id}_{secret}"
 
     def find(self, token: str) -> Identity | None:

@@ -1,0 +1,176 @@
+"""A cluster of two Ray nodes on this machine: replicas die, a node dies, the server dies; no job is
+lost, and none is completed twice by anyone who was not cut off."""
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from tests.serving.chaos import Victim
+from tests.serving.cluster import ENVIRONMENT, Node
+from tests.serving.conftest import needs_postgresql
+from tests.serving.harness import FAKE, until
+from tests.serving.jobs import MODEL, REQUEST, new_job
+
+from mochi.serving.bus import open_bus
+from mochi.serving.configured import model_entries
+from mochi.serving.fleet.settings import FleetSetting
+from mochi.serving.offers import Offers
+from mochi.serving.settings import ModelSetting, ServeSettings
+from mochi.serving.store.catalog import Catalog
+from mochi.serving.store.database import Database
+from mochi.serving.store.migrations import upgrade
+from mochi.serving.store.queue import SqlStore
+
+pytestmark = [pytest.mark.long, needs_postgresql]
+LEASE_SECONDS = 3.0
+PATIENCE = 600
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _words_for_ray() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        yield
+
+
+@pytest.fixture
+def head(tmp_path: Path) -> Iterator[Node]:
+    node = Node(tmp_path, None, cpus=2)
+    try:
+        until(lambda: "Ray runtime started" in node.log.read_text(), PATIENCE)
+        yield node
+    finally:
+        node.close()
+
+
+class Yard:
+    """A fleet on a queue of its own, without a server around it."""
+
+    def __init__(self, url: str, head: Node, folder: Path, **setting: Any):
+        from mochi.serving.fleet.fleet import Fleet
+        from mochi.serving.fleet.replica import Post
+
+        database = Database.open(url)
+        upgrade(database)
+        self.store = SqlStore(database)
+        self.bus = open_bus(database.unflushed())
+        told = ServeSettings(
+            data=folder,
+            database=url,
+            blobs=str(folder / "blobs"),
+            lease_seconds=LEASE_SECONDS,
+            models=(ModelSetting(name=MODEL),),
+        )
+        place = FleetSetting(
+            address=f"127.0.0.1:{head.port}", resources={"CPU": 1}, idle_seconds=1.0, **setting
+        )
+        self.offers = Offers(model_entries(told), Catalog(database))
+
+        def post(name: str) -> Post:
+            return Post(name, told, tuple(FAKE))
+
+        self.fleet = Fleet(place, "yard", post, self.store, self.offers, self.bus)
+        self.fleet.start()
+
+    def add(self, count: int, **request: Any) -> list[str]:
+        new = [
+            new_job(request=REQUEST | {"prompt": f"slow circle {number}"} | request)
+            for number in range(count)
+        ]
+        jobs, _ = self.store.add(new, 1000, 1000)
+        return [job.id for job in jobs]
+
+    def all_ended(self) -> bool:
+        self.store.sweep(10_000)  # as a server's housekeeping does
+        return not self.store.counts()
+
+    def busy(self) -> int:
+        return sum(runner.runner.state.state == "busy" for runner in self.fleet.workers)
+
+    def close(self) -> None:
+        self.fleet.stop(0.0)
+        self.bus.close()
+        self.store.database.close()
+
+
+@contextmanager
+def yard(make: Callable[[], str], head: Node, folder: Path, **setting: Any) -> Iterator[Yard]:
+    place = Yard(make(), head, folder, **setting)
+    try:
+        yield place
+    finally:
+        place.close()
+
+
+def test_replicas_come_with_the_queue_die_and_go(
+    head: Node, postgresql: Callable[[], str], tmp_path: Path
+) -> None:
+    luck, other = random.Random(1), None
+    try:
+        with yard(postgresql, head, tmp_path, most=3) as place:
+            until(place.offers.all, PATIENCE)  # the first one comes to look at the models
+            other = Node(tmp_path, head, cpus=1)
+            ids = place.add(24, steps=6)
+            until(lambda: place.busy() == 3, PATIENCE)
+            for _ in range(4):
+                time.sleep(luck.uniform(0.2, 1.5))
+                victims = [*head.replicas(), *other.replicas()]
+                with suppress(psutil.Error, IndexError):
+                    luck.choice(victims).kill()
+            until(other.replicas, PATIENCE)
+            other.kill()  # the whole machine, with what it was making
+            until(place.all_ended, PATIENCE)
+            jobs = [place.store.get(job_id) for job_id in ids]
+            assert Counter(job.status for job in jobs if job) == {"succeeded": 24}
+            assert len({job.output_file for job in jobs if job}) == 24
+            assert sum(job.attempts for job in jobs if job) > 24  # some did run twice
+            until(lambda: not place.fleet.workers, PATIENCE)
+            until(lambda: not head.replicas(), PATIENCE)
+    finally:
+        if other is not None:
+            other.close()
+
+
+def test_a_server_that_is_killed_finds_its_replica_at_work(
+    head: Node, postgresql: Callable[[], str], tmp_path: Path
+) -> None:
+    """With nano: the replica does not notice that its server was away."""
+    settings = {
+        "devices": (),
+        "blobs": str(tmp_path / "blobs"),
+        "lease_seconds": 30.0,
+        "ray": {
+            "address": f"127.0.0.1:{head.port}",
+            "resources": {"CPU": 1},
+            "most": 1,
+            "idle_seconds": 600,
+        },
+    }
+    victim = Victim(tmp_path, postgresql(), **settings)
+    try:
+        body = {"input": {"prompt": "a red circle", "num_inference_steps": 200}}
+        job = victim.http.post("/v1/predictions", json=body).json()
+        look = f"/v1/predictions/{job['id']}"
+        until(lambda: "1/200" in victim.http.get(look).json()["logs"], PATIENCE)
+        victim.kill_server()
+        time.sleep(2.0)
+        victim.start()
+        (runner,) = until(lambda: victim.http.get("/v1/server").json()["runners"], PATIENCE)
+        assert runner["name"].startswith("ray-")
+        ended = until(lambda: (it := victim.http.get(look).json())["completed_at"] and it, PATIENCE)
+        assert ended["status"] == "succeeded", ended
+        assert "waits again" not in ended["logs"]
+        assert "200/200" in ended["logs"]
+        assert victim.http.get(ended["output"]).content[4:8] == b"ftyp"
+    finally:
+        victim.close()
+    assert until(lambda: not head.replicas(), PATIENCE), (
+        "a server that stops takes its replicas along"
+    )
