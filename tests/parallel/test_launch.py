@@ -104,9 +104,19 @@ def test_a_stopped_video_leaves_ranks_that_go_on(
     ("fault", "kind", "words"),
     [
         (faults.runs_out_of_memory, DoesNotFitError, r"out of memory .*\(on rank 1\)"),
-        (faults.has_a_bug, RuntimeError, r"rank 1: ZeroDivisionError: a bug(.|\n)*faults\.py"),
+        pytest.param(
+            faults.has_a_bug,
+            RuntimeError,
+            r"rank 1: ZeroDivisionError: a bug(.|\n)*faults\.py",
+            marks=pytest.mark.long,
+        ),
         (faults.is_killed, RankError, "rank 1 was ended by SIGKILL .*memory"),
-        (faults.leaves, RankError, "rank 1 ended with exit code 3: last words"),
+        pytest.param(
+            faults.leaves,
+            RankError,
+            "rank 1 ended with exit code 3: last words",
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_a_rank_that_fails_ends_all_with_its_error_first(
@@ -146,6 +156,7 @@ def test_a_rank_that_hangs_is_found(
         assert not any(map(psutil.pid_exists, pids.values()))
 
 
+@pytest.mark.long
 def test_nothing_is_left_when_a_pipeline_goes(tiny_model: Path, given: dict[str, Any]) -> None:
     pipe = open_two(tiny_model, parallel="ring=2")
     pids = ranks_of(pipe).values()
