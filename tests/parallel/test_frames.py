@@ -126,7 +126,7 @@ def _add_up(alone: dict[str, Tensor], found: list[Any]) -> None:
 
 
 def pixels(latents: int) -> Tensor:
-    return draw(1, 3, 6 * latents - 5, 8, 24).tanh()
+    return draw(1, 3, 6 * latents - 5, 16, 24).tanh()
 
 
 def _encoded(world: World, counts: list[int]) -> Any:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from mochi.cli.app import BAD_REQUEST, FAILURE
+from mochi.cli.bench import bench
 from mochi.cli.doctor import doctor
 from mochi.cli.finetune import finetune
 from mochi.cli.generate import generate
@@ -42,11 +43,11 @@ app.command(rich_help_panel=TRAINING)(finetune)
 app.command(rich_help_panel=MODELS)(doctor)
 app.command("eval", rich_help_panel=MODELS)(evaluate)
 app.command(rich_help_panel=MODELS)(train_nano)
+app.add_typer(bench, name="bench", rich_help_panel=MODELS)
 app.add_typer(weights, name="weights", rich_help_panel=MODELS)
 app.add_typer(lora, name="lora", rich_help_panel=MODELS)
 app.command(rich_help_panel=SERVER)(serve)
 app.add_typer(token, name="token", rich_help_panel=SERVER)
-app.command(rich_help_panel=SERVER)(audit)
 app.command(rich_help_panel=SERVER)(audit)
 
 
