@@ -30,12 +30,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prepared_folder(tmp_path_factory.mktemp("prepared"))
 
 
-def config_of(folder: Path, data: Path, **sections: dict[str, Any]) -> Config:
+def config_of(folder: Path, clips: Path, **sections: dict[str, Any]) -> Config:
     given: dict[str, dict[str, Any]] = {
-        "data": {"path": str(data)},
+        "data": {"path": str(clips)},
         "saving": {"folder": str(folder), "every": 2},
         "training": {"steps": 3, "batch": 2},
-        "optimiser": {"warmup_steps": 1},
+        "optimiser": {"warmup_steps": 0},
     }
     for name, values in sections.items():
         given[name] = {**given.get(name, {}), **values}
@@ -158,11 +158,12 @@ def test_the_command(data: Path, tmp_path: Path) -> None:
     assert runner.invoke(app, ["finetune", "--init", str(path)], obj=CancelToken()).exit_code == 0
     assert "[optimiser]" in path.read_text()
     path.write_text(
-        f'[data]\npath = "{data}"\n[training]\nsteps = 2\n[optimiser]\nwarmup_steps = 1\n'
+        f'[data]\npath = "{data}"\n[training]\nsteps = 2\n[optimiser]\nwarmup_steps = 0\n'
     )
     planned = runner.invoke(app, ["finetune", str(path), "--plan"], obj=CancelToken())
     assert planned.exit_code == 0, planned.output
     assert "H100" in planned.output
-    told = runner.invoke(app, ["finetune", str(path), "--device", "cpu"], obj=CancelToken())
+    words = ["finetune", str(path), "--device", "cpu", "--quiet"]
+    told = runner.invoke(app, words, obj=CancelToken())
     assert told.exit_code == 0, told.output
     assert (tmp_path / "run" / "adapter" / "README.md").is_file()

@@ -44,9 +44,22 @@ def step_bytes(
     twice_less, twice_more = (_traced(_cut(shape, it), it, *facts) for it in depths)
     once_less, once_more = (_traced(_cut(shape, it), 0, *facts) for it in depths)
     each_twice, each_once = twice_more - twice_less, once_more - once_less
-    if twice == 0:
+    if not twice:
         return once_less + each_once * (shape.depth - _LESS)
-    return twice_less + each_twice * (twice - _LESS) + each_once * (shape.depth - twice)
+    # The most is held either between there and back, when no gradient has come yet, or when the
+    # first block computes again: what the blocks behind it kept has gone, their gradients are here.
+    gradients = 0 if lora is not None else _block_gradients(shape)
+    once = shape.depth - twice
+    between = once_less + each_once * (once - _LESS) + max(0, each_twice - gradients) * twice
+    again = twice_less + each_twice * (twice - _LESS) + gradients * once
+    return max(between, again)
+
+
+def _block_gradients(shape: DiTConfig) -> int:
+    """Bytes of the gradients of a whole block, float32."""
+    with torch.device("meta"):
+        block = AsymmDiT(_cut(shape, _LESS)).blocks[0]
+    return 4 * sum(parameter.numel() for parameter in block.parameters())
 
 
 def _cut(shape: DiTConfig, depth: int) -> DiTConfig:
