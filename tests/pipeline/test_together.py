@@ -152,7 +152,7 @@ def test_alone_in_the_meeting(pipe: Pipeline, tmp_path: Path) -> None:
     ],
 )
 def test_what_fits(pipe: Pipeline, change: dict[str, Any], fits: bool) -> None:
-    request = pipe.request("a", seed=0)
+    request = pipe.request("a", seed=0, frames=7, guidance=3.0)
     assert fit_together(request, replace(request, **change)) is fits
     cached = replace(request, step_cache="tea")
     assert not fit_together(cached, cached)

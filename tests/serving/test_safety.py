@@ -115,7 +115,7 @@ def test_three_modes_at_the_door(tmp_path: Path, mode: str) -> None:
     """A prompt and an adapter's name; the audit has the prompt's hash, never the prompt."""
     with running(tmp_path, safety=mode, loras=[LORA, FINE]) as server:
         for given, field in (
-            ({"prompt": "a snuff film"}, "input.prompt"),
+            ({"prompt": "a snuff film of my cat"}, "input.prompt"),
             ({"prompt": PROMPT, "loras": ["ink", "csam:0.5"]}, "input.loras"),
         ):
             answer = server.http.post("/v1/predictions", json={"input": given})
@@ -128,7 +128,7 @@ def test_three_modes_at_the_door(tmp_path: Path, mode: str) -> None:
         found = lines(server, action)
         points = [line["detail"]["point"] for line in found]
         assert points == ([] if mode == "off" else ["loras", "prompt"])
-        assert "snuff film'" not in str([line["detail"] for line in found])
+        assert "my cat" not in str([line["detail"] for line in found])
         assert all(len(line["detail"]["prompt_sha256"]) == 64 for line in found)
         answer = server.http.post("/v1/estimates", json={"input": {"prompt": "a snuff film"}})
         assert answer.status_code == (422 if mode == "block" else 200)
@@ -146,7 +146,7 @@ def test_a_refusal_in_the_runner_is_coded_and_leaves_nothing(tmp_path: Path) -> 
         assert job["status"] == "succeeded"
         (line,) = lines(server, "flagged")
         assert line["detail"] == {"point": "frames", "label": "red", "score": 0.91}
-        assert "red" not in str(job["metrics"])
+        assert "judged" not in job["metrics"]
 
 
 def test_frames_are_looked_at(pictures: Path) -> None:

@@ -258,4 +258,4 @@ def test_the_other_tabs_say_what_the_server_says(bench: Bench, page: Page) -> No
     expect(page.locator("#page-readme td").first).to_have_text("25")
     page.get_by_role("link", name="API").click()
     expect(page.locator("#page-api")).to_contain_text(f"{bench.url}/v1/predictions/ID/events")
-    expect(page.locator("#page-api tbody tr")).to_have_count(12)
+    expect(page.locator("#page-api tbody tr")).to_have_count(13)
