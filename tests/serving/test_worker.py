@@ -219,3 +219,21 @@ def test_a_bar_is_one_that_tqdm_readers_know() -> None:
     line = bar({"step": 5, "steps": 16, "seconds_per_step": 0.25, "eta_seconds": 2.75})
     assert line == " 31%|███▏      | 5/16 [00:01<00:03,  4.00it/s]"
     assert "9.00s/it" in bar({"step": 1, "steps": 9, "seconds_per_step": 9.0, "eta_seconds": 4000})
+
+
+def test_a_process_that_slept_keeps_what_it_was_making(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its leases have run out by the time that it wakes, and its housekeeping may wake first."""
+    monkeypatch.setattr("mochi.serving.worker._SECONDS_BETWEEN_RENEWALS", 3600.0)
+    job_id = add(shelf, "slow circle", steps=10)
+    with working(shelf) as worker:
+        until(lambda: (job := shelf.store.get(job_id)) and job.status == "processing")
+        with monkeypatch.context() as asleep:
+            later = time.time() + 1000
+            asleep.setattr(shelf.store.database, "clock", lambda: later)
+            asleep.setattr("mochi.serving.worker.time.time", lambda: later)
+            worker.hold()
+            assert shelf.store.sweep(3) == []
+        job = ended(shelf, job_id)
+    assert (job.status, job.attempts) == ("succeeded", 1)

@@ -74,6 +74,8 @@ class Housekeeper:
 def sweep(services: Services) -> None:
     """Let jobs of the dead wait again, end what is late."""
     services.tokens.any()  # `mochi token` is another process
+    for worker in services.workers:
+        worker.hold()
     swept = services.store.sweep(services.settings.max_attempts)
     for job in swept:
         log.info("job_swept", id=job.id, status=job.status, attempts=job.attempts)

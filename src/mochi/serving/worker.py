@@ -55,6 +55,12 @@ class Worker:
         """Begin."""
         self._thread.start()
 
+    def hold(self) -> None:
+        """Renew leases that ran out, or nearly, while this process slept or starved: its runs are
+        alive all the same, and are not to be begun again."""
+        for run in list(self._runs):
+            run.hold()
+
     def stop(self, patience_seconds: float) -> None:
         """Claim nothing more; the running job may end by then, or is handed back."""
         self._stopping.set()
@@ -163,8 +169,14 @@ class _Run:
         self._lines: list[str] = []
         self._progress: dict[str, Any] = {}
         self._renewed = 0.0
+        self._until = time.time() + shelf.lease_seconds
         self.file_id = new_id()
         self._path = shelf.work / f"{self.file_id}.mp4"
+
+    def hold(self) -> None:
+        """See `Worker.hold`."""
+        if not self._over.is_set() and time.time() > self._until - self._shelf.lease_seconds / 2:
+            self._renew(force=True)
 
     def hand_back(self) -> None:
         """Stop, and let the job wait again."""
@@ -255,6 +267,7 @@ class _Run:
     def _keep(self) -> None:
         with self._lock:
             self._renewed = time.monotonic()
+            self._until = time.time() + self._shelf.lease_seconds
             lines, self._lines = self._lines, []
             progress, self._progress = self._progress, {}
         text = "".join(f"{line}\n" for line in lines)
