@@ -139,4 +139,4 @@ def _table(size: str, rows: list[Row]) -> Iterator[str]:
         equal = "" if row.sent == row.expected else "  they differ"
         yield f"{row.scheme:32}{row.seconds:>10.3f}{row.faster:>7.2f}x{counts}{equal}"
         for purpose, size_sent in row.sent.items():
-            yield f"    {purpose:60}{size_sent:>14,}"
+            yield f"    {purpose:46}{size_sent:>16,}"

@@ -201,7 +201,8 @@ class Parts:
             self.files.part("dit"), self.device, dtype, dequantize=self.precision.dequantize
         )
         dit = found.network.eval().requires_grad_(False)
-        blocks, means = list(dit.blocks), {"deferred": found.deferred, "check": found.check}
+        blocks = list(dit.blocks)
+        means: dict[str, Any] = {"deferred": found.deferred, "check": found.check}
         streamed: Streamed | ShardedDit
         if self.shards is not None:
             streamed = self.shards.dit(blocks, self.device, dtype, **means)
