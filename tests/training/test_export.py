@@ -67,7 +67,7 @@ def test_live_merged_and_each_flavour_give_the_same_frames(
             frames[source.name, mode] = pipe.generate(PROMPT, seed=0).frames.astype(int)
             pipe.clear_loras()
     first = frames["mine.safetensors", "live"]
-    assert np.abs(first - plain).max() > 20, "it changes what is seen"
+    assert np.abs(first - plain).max() > 5, "it changes what is seen"
     for (name, mode), found in frames.items():
         assert np.abs(found - first).max() <= 1, f"{name} {mode}"
 

@@ -194,9 +194,10 @@ class FlowTask:
     def pieces(self, step: int) -> Iterator[Piece]:
         mine = self._team.share(self._settings.batch)
         pieces = list(self._cut(self.rows(step, mine))) if mine else []
+        missing = self._team.most(len(pieces)) - len(pieces)  # all ask before any begins
         for rows in pieces:
             yield partial(self._outcome, rows)
-        for _ in range(self._team.most(len(pieces)) - len(pieces)):
+        for _ in range(missing):
             yield partial(self._nothing, pieces[0] if pieces else self.rows(step, [0]))
 
     def _cut(self, rows: Sequence[Row]) -> Iterator[list[Row]]:

@@ -132,7 +132,7 @@ class TrainingPlan:
             lines.append(f"  {fit.device:<14}{fit.gib:>6.0f} GiB  {fits:<6}{took}")
         lines += [
             "",
-            "  Seconds of GPUs: at the share of their figures that published steps reach.",
+            "  Of GPUs: at the share of their figures that published steps reach.",
         ]
         return "\n".join(lines)
 

@@ -20,7 +20,8 @@ class MasterLinear(Linear):
         return torch.bfloat16
 
     def forward(self, x: Tensor) -> Tensor:
-        bias = None if self.bias is None else self.bias.bfloat16()
+        own: Tensor | None = self.bias
+        bias = None if own is None else own.bfloat16()
         return F.linear(x.bfloat16(), self.weight.bfloat16(), bias)
 
 
@@ -71,5 +72,6 @@ def as_trainable(network: nn.Module) -> dict[str, nn.Parameter]:
     found = {}
     for name, parameter in network.named_parameters():
         parameter.data = parameter.detach().to(torch.float32, copy=True)
-        found[name] = parameter.requires_grad_(True)
+        parameter.requires_grad_(True)
+        found[name] = parameter
     return found

@@ -111,7 +111,7 @@ def _world(opening: Opening, pulse: Pulse) -> World:
         opening.size,
         device,
         _PATIENCE,
-        opening.meeting.address,
+        opening.meeting.address(),
         pulse,
     )
 

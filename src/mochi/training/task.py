@@ -32,15 +32,17 @@ Piece = Callable[[], Outcome]
 
 
 class Task(Protocol):
-    """Something that learns.
+    """Something that learns."""
 
-    Attributes:
-        parameters: all that learns, by name; the same throughout a training.
-        drops: whether its networks use dropout.
-    """
+    @property
+    def parameters(self) -> Mapping[str, nn.Parameter]:
+        """All that learns, by name; the same throughout a training."""
+        ...
 
-    parameters: Mapping[str, nn.Parameter]
-    drops: bool
+    @property
+    def drops(self) -> bool:
+        """Whether its networks use dropout."""
+        ...
 
     def names(self, step: int) -> tuple[str, ...]:
         """What the rows of a step's whole batch are called, on all devices together."""

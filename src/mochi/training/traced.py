@@ -79,7 +79,7 @@ def _traced(
     with torch.device("meta"):
         dit = AsymmDiT(shape).requires_grad_(False)
         _ready(dit, lora, dtype)
-        dit.attention = _KeptAttention.apply  # type: ignore[assignment]
+        dit.attention = _KeptAttention.apply
         dit.residency = Recomputing(twice)
         frames = -(-size.latent.frames // context)
         latent = (rows, shape.latent_channels, frames, size.latent.height, size.latent.width)
@@ -92,7 +92,7 @@ def _traced(
             noisy, target = torch.empty(latent), torch.empty(latent)
             velocity = dit.velocity(noisy, torch.empty(rows), prompt)
             loss = (velocity - target).square().mean()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
         return count.peak
 
 

@@ -157,7 +157,7 @@ class Trainer:
             with drops if self.task.drops else nullcontext():
                 outcome: Outcome = piece()
                 if outcome.loss.requires_grad:  # not where all that learns reads dropped captions
-                    outcome.loss.backward()  # type: ignore[no-untyped-call]
+                    outcome.loss.backward()
             losses[list(outcome.rows)] += outcome.losses.detach().double().cpu()
             for name, term in outcome.terms.items():
                 terms[name] = terms.get(name, torch.zeros((), dtype=torch.float64)) + (
