@@ -42,7 +42,7 @@ def trained(pipe: Pipeline) -> Lora:
 def card(tmp_path: Path) -> Card:
     video = tmp_path / "sample.mp4"
     video.write_bytes(b"a video")
-    settings = {"lora": {"rank": 4, "alpha": 6.0}, "training": {"steps": 20}}
+    settings = {"lora": {"rank": 4, "alpha": 6.0}, "data": {"path": str(tmp_path / "clips")}}
     return Card(
         base="owner/base",
         base_sha256="f" * 64,
@@ -93,6 +93,8 @@ def test_the_card(trained: Lora, card: Card, tmp_path: Path) -> None:
     assert r'mochi generate "a red \$HOME thing" --lora FOLDER' in text
     assert (folder / "samples" / "00.mp4").read_bytes() == b"a video"
     assert '"rank": 4' in text
+    assert '"path": "clips"' in text
+    assert str(tmp_path) not in text
 
 
 def test_all_of_it_or_nothing(trained: Lora, card: Card, tmp_path: Path) -> None:

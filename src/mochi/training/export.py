@@ -119,11 +119,11 @@ def card_text(lora: Lora, card: Card, name: str) -> str:
     parts = [
         _header(card),
         f"# {name}\n",
-        f"An adapter (LoRA) for {card.base}: rank {_numbers(lora.ranks)}, alpha "
+        f"An adapter (LoRA) for {_public(card.base)}: rank {_numbers(lora.ranks)}, alpha "
         f"{_numbers(lora.alphas)}, {len(lora.layers)} layers, {lora.parameters:,} parameters, "
         f"trained for {card.steps} steps.\n",
         _use(card, name),
-        _table("Base", {"model": card.base, "fingerprint": card.base_sha256}),
+        _table("Base", {"model": _public(card.base), "fingerprint": card.base_sha256}),
         _table("Data", card.data),
         _table("Results", card.results),
         _shown(card),
@@ -133,7 +133,7 @@ def card_text(lora: Lora, card: Card, name: str) -> str:
 
 
 def _header(card: Card) -> str:
-    base = json.dumps(card.base)
+    base = json.dumps(_public(card.base))
     tags = "\n".join(f"- {tag}" for tag in ("text-to-video", "lora", "mochi"))
     return f"---\nbase_model: {base}\npipeline_tag: text-to-video\ntags:\n{tags}\n---\n"
 
@@ -173,8 +173,17 @@ def _shown(card: Card) -> str:
 def _settings(settings: Mapping[str, Any]) -> str:
     if not settings:
         return ""
-    text = json.dumps(settings, indent=2, ensure_ascii=False, default=str)
+    text = json.dumps(_public(settings), indent=2, ensure_ascii=False, default=str)
     return f"## Settings\n\n```json\n{text}\n```\n"
+
+
+def _public(value: Any) -> Any:
+    """The same without the folders of this machine: a card is made to be shown."""
+    if isinstance(value, Mapping):
+        return {name: _public(each) for name, each in value.items()}
+    if isinstance(value, str) and Path(value).is_absolute():
+        return Path(value).name
+    return value
 
 
 def _cell(value: object) -> str:

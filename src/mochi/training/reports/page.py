@@ -192,12 +192,12 @@ def _about(story: Story) -> str:
     assert story.started is not None
     facts = _rows(story.started.facts)
     settings = "".join(
-        f"<h3>{html.escape(str(section))}</h3><table>{_rows(values)}</table>"
+        f"<div><h3>{html.escape(str(section))}</h3><table>{_rows(values)}</table></div>"
         for section, values in story.started.settings.items()
         if isinstance(values, Mapping)
     )
     known = f"<h2>Facts</h2><table>{facts}</table>" if facts else ""
-    return f"{known}<h2>Settings</h2>{settings}" if settings else known
+    return f'{known}<h2>Settings</h2><div class="charts">{settings}</div>' if settings else known
 
 
 def _rows(values: Mapping[str, Any]) -> str:
