@@ -148,7 +148,7 @@ def survive(folder: Path, database_url: str, jobs: int, kills: int, seed: int) -
             while len(ids) < jobs // 2 + (jobs - jobs // 2) * (number + 1) // kills:
                 ids.append(create(victim, len(ids)))
         with suppress(AssertionError):  # what is stuck then is told below
-            until(lambda: not store.counts(), PATIENCE_SECONDS)
+            until(lambda: not store.counts(), PATIENCE_SECONDS, 0.2)
         found = _found(victim, store, ids)
     finally:
         victim.close()

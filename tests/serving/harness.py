@@ -78,12 +78,12 @@ def running(
         services.close()
 
 
-def until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 60.0, every: float = 0.01) -> Any:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if found := condition():
             return found
-        time.sleep(0.01)
+        time.sleep(every)
     raise AssertionError("it did not happen in time")
 
 

@@ -1,5 +1,6 @@
 """The container files say what is true of this repository. No engine is needed, and none is run."""
 
+import ast
 import re
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 from mochi.cli.commands import app
+from mochi.serving.inputs import FIELDS
 from mochi.serving.settings import ServeSettings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -126,7 +128,12 @@ def test_cog_installs_what_the_package_needs_at_the_versions_that_are_tested() -
     needed = [re.split(r"[<>=]", it)[0] for it in PYPROJECT["project"]["dependencies"]]
     assert found == [f"{name}=={pins[name]}" for name in needed]
     path, _, name = cog["predict"].partition(":")
-    assert f"class {name}(" in (REPOSITORY / path).read_text()
+    tree = ast.parse((REPOSITORY / path).read_text())
+    (predictor,) = [it for it in tree.body if isinstance(it, ast.ClassDef) and it.name == name]
+    methods = {it.name: it for it in predictor.body if isinstance(it, ast.FunctionDef)}
+    fields = {it.arg for it in methods["predict"].args.args} - {"self"}  # Cog's form of an input
+    assert {"prompt", "num_frames", "num_inference_steps", "guidance_scale", "fps"} < fields
+    assert fields <= set(FIELDS)
 
 
 @pytest.mark.parametrize("name", ["compose.yaml", "compose.cuda.yaml", "cog.yaml"])

@@ -44,7 +44,7 @@ def _words_for_ray() -> Iterator[None]:
 def head(tmp_path: Path) -> Iterator[Node]:
     node = Node(tmp_path, None, cpus=2)
     try:
-        until(lambda: "Ray runtime started" in node.log.read_text(), PATIENCE)
+        until(lambda: "Ray runtime started" in node.log.read_text(), PATIENCE, 0.2)
         yield node
     finally:
         node.close()
@@ -115,24 +115,24 @@ def test_replicas_come_with_the_queue_die_and_go(
     luck, other = random.Random(1), None
     try:
         with yard(postgresql, head, tmp_path, most=3) as place:
-            until(place.offers.all, PATIENCE)  # the first one comes to look at the models
+            until(place.offers.all, PATIENCE, 0.2)  # the first one comes to look at the models
             other = Node(tmp_path, head, cpus=1)
             ids = place.add(24, steps=6)
-            until(lambda: place.busy() == 3, PATIENCE)
+            until(lambda: place.busy() == 3, PATIENCE, 0.2)
             for _ in range(4):
                 time.sleep(luck.uniform(0.2, 1.5))
                 victims = [*head.replicas(), *other.replicas()]
                 with suppress(psutil.Error, IndexError):
                     luck.choice(victims).kill()
-            until(other.replicas, PATIENCE)
+            until(other.replicas, PATIENCE, 0.2)
             other.kill()  # the whole machine, with what it was making
-            until(place.all_ended, PATIENCE)
+            until(place.all_ended, PATIENCE, 0.2)
             jobs = [place.store.get(job_id) for job_id in ids]
             assert Counter(job.status for job in jobs if job) == {"succeeded": 24}
             assert len({job.output_file for job in jobs if job}) == 24
             assert sum(job.attempts for job in jobs if job) > 24  # some did run twice
-            until(lambda: not place.fleet.workers, PATIENCE)
-            until(lambda: not head.replicas(), PATIENCE)
+            until(lambda: not place.fleet.workers, PATIENCE, 0.2)
+            until(lambda: not head.replicas(), PATIENCE, 0.2)
     finally:
         if other is not None:
             other.close()
@@ -158,19 +158,21 @@ def test_a_server_that_is_killed_finds_its_replica_at_work(
         body = {"input": {"prompt": "a red circle", "num_inference_steps": 200}}
         job = victim.http.post("/v1/predictions", json=body).json()
         look = f"/v1/predictions/{job['id']}"
-        until(lambda: "1/200" in victim.http.get(look).json()["logs"], PATIENCE)
+        until(lambda: "1/200" in victim.http.get(look).json()["logs"], PATIENCE, 0.2)
         victim.kill_server()
         time.sleep(2.0)
         victim.start()
-        (runner,) = until(lambda: victim.http.get("/v1/server").json()["runners"], PATIENCE)
+        (runner,) = until(lambda: victim.http.get("/v1/server").json()["runners"], PATIENCE, 0.2)
         assert runner["name"].startswith("ray-")
-        ended = until(lambda: (it := victim.http.get(look).json())["completed_at"] and it, PATIENCE)
+        ended = until(
+            lambda: (it := victim.http.get(look).json())["completed_at"] and it, PATIENCE, 0.2
+        )
         assert ended["status"] == "succeeded", ended
         assert "waits again" not in ended["logs"]
         assert "200/200" in ended["logs"]
         assert victim.http.get(ended["output"]).content[4:8] == b"ftyp"
     finally:
         victim.close()
-    assert until(lambda: not head.replicas(), PATIENCE), (
+    assert until(lambda: not head.replicas(), PATIENCE, 0.2), (
         "a server that stops takes its replicas along"
     )
