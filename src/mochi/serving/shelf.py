@@ -96,10 +96,7 @@ def end(shelf: Shelf, job: Job, outcome: Outcome) -> None:
         shelf.files.remove(outcome.output_file)
         shelf.blobs.delete(outcome.output_file)
     elif ended is not None:
-        # The time of a batch says little of one alone: it counts where nothing better is known.
-        if ended.status == "succeeded" and not (
-            ended.metrics.get("together", 1) > 1 and ended.estimate_seconds is not None
-        ):
+        if ended.status == "succeeded":
             patiently(job.id, lambda: shelf.runtimes.add(ended))
         shelf.on_end(ended)
 

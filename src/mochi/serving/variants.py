@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from mochi.core.errors import VideoError
 from mochi.serving.decoding import decode_apart
 from mochi.serving.jobs import new_id
 from mochi.serving.pictures import MAKERS
@@ -62,10 +63,13 @@ def _turn(file: StoredFile) -> Iterator[None]:
 
 def _make(file: StoredFile, variant: str, video: Path, made: Path) -> None:
     """Our own videos are read here; what somebody sent is read by another process."""
-    if file.prediction is None:
-        decode_apart(variant, video, made)
-    else:
-        MAKERS[variant](video, made)
+    try:
+        if file.prediction is None:
+            decode_apart(variant, video, made)
+        else:
+            MAKERS[variant](video, made)
+    except VideoError as error:  # where our folders are is nobody's business
+        raise VideoError(str(error).replace(f"{video}: ", "")) from None
 
 
 @contextmanager

@@ -151,3 +151,10 @@ def test_types_hold() -> None:
     config = Path(__file__).parent / "jsconfig.json"
     result = subprocess.run(["tsc", "-p", str(config)], capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stdout
+
+
+@chromium
+def test_times_in_words(module: Call) -> None:
+    times = [0.5, 9.96, 59.7, 89.9, 119.7, 179.6, 3600, 7200]
+    words = ["0.50 s", "10.0 s", "60 s", "90 s", "2 min", "3 min", "60 min", "2.0 h"]
+    assert module("format", "x.map((time) => m.seconds(time))", times) == words

@@ -41,12 +41,12 @@ class Runtimes:
         self._database = database
 
     def add(self, job: Job) -> None:
-        """Remember how long a finished job ran."""
+        """Remember how long a finished job ran; of a batch, its share of the time."""
         values = {name: job.request[name] for name in _FIELDS[1:]}
         values |= {
             "model": job.model,
             "version": job.version,
-            "seconds": job.metrics["predict_time"],
+            "seconds": job.metrics["predict_time"] / job.metrics.get("together", 1),
             "created_at": self._database.clock(),
         }
         with self._database.write() as connection:

@@ -9,8 +9,9 @@ export function seconds(value) {
   if (value < 10) return `${value.toFixed(value < 1 ? 2 : 1)} s`;
   if (value < 90) return `${Math.round(value)} s`;
   if (value < 5400) {
-    const minutes = Math.floor(value / 60);
-    const rest = Math.round(value % 60);
+    const whole = Math.round(value);
+    const minutes = Math.floor(whole / 60);
+    const rest = whole % 60;
     return rest ? `${minutes} min ${rest} s` : `${minutes} min`;
   }
   return `${(value / 3600).toFixed(1)} h`;
