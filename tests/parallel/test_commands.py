@@ -152,7 +152,7 @@ def test_ctrl_c_stops_all_and_leaves_nothing(tiny_model: Path, tmp_path: Path) -
     process = command(*started)
     assert process.stderr is not None
     for line in process.stderr:
-        if "step" in line:
+        if line.strip().startswith("step "):
             break
     family = psutil.Process(process.pid).children(recursive=True)
     assert len(family) == 2
@@ -236,6 +236,7 @@ def test_two_hosts_make_one_video(words: Any, alone: np.ndarray, tmp_path: Path)
 
 ON_RAY = """
 import json, os, signal, sys
+import ray
 import mochi
 from mochi.core.events import StepDone
 from mochi.pipeline.on_ray import ray_layout
@@ -243,6 +244,7 @@ from mochi.text.features import TextFeatures
 
 model, features, count, kills = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4] == "kill"
 given = TextFeatures.load(features)
+ray.init(address="local", num_cpus=count, include_dashboard=False, log_to_driver=False)
 with mochi.load(model, layout=ray_layout(count, "cpu")) as pipe:
     pids = pipe.team.crew().ranks.pids
 

@@ -9,8 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
-import torch.distributed as dist
-from torch._C._distributed_c10d import PrefixStore, Store
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 from mochi.core.errors import RankError
 
@@ -39,7 +38,7 @@ class Meeting:
             RankError: nobody answers there.
         """
         try:
-            store = dist.TCPStore(
+            store = TCPStore(
                 self.host, self.port, is_master=False, timeout=timedelta(seconds=seconds)
             )
         except (RuntimeError, ValueError) as error:
@@ -76,7 +75,7 @@ def _own_address_towards(host: str, port: int) -> str | None:
 
 def hold_meeting(
     host: str = LOOPBACK, port: int = 0, run: str = "mochi"
-) -> tuple[dist.TCPStore, Meeting]:
+) -> tuple[TCPStore, Meeting]:
     """A store in this process, for as long as it is held; port 0 takes one that is free.
 
     Raises:
@@ -88,7 +87,7 @@ def hold_meeting(
         hint = "another run uses it; set MASTER_PORT to a free one"
         raise RankError(f"no rank can meet at {host}:{port}: {hint} ({error})") from error
     port = door.getsockname()[1]
-    store = dist.TCPStore(
+    store = TCPStore(
         host, port, is_master=True, wait_for_workers=False, master_listen_fd=door.detach()
     )
     return store, Meeting(host, port, run)

@@ -9,8 +9,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch._C._distributed_c10d import Store
+from torch._C._distributed_c10d import Store, TCPStore
 
 import mochi
 from mochi.parallel.crew import Crew, Ranks
@@ -102,7 +101,7 @@ class Team:
         self.rooms: dict[int, tuple[int, int]] = {}
         self._opening = opening
         self._crew: Crew | None = None
-        self._store: dist.TCPStore | None = None
+        self._store: TCPStore | None = None
         self._talk: Store | None = None
 
     def crew(self) -> Crew:
