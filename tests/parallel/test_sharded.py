@@ -6,9 +6,13 @@ from typing import Any
 import pytest
 import torch
 from tests.parallel.crew import Crew
+from tests.parallel.test_pipeline import PROMPT, SMALL, _run
 from tests.parallel.test_tokens import _inputs, _network
+from tests.pipeline.test_loras import make_lora
 from torch import Tensor, nn
 
+import mochi
+from mochi.core.events import CancelToken
 from mochi.memory import cargo as cargo_module
 from mochi.memory.cargo import Cargo
 from mochi.model.dit import AsymmDiT
@@ -16,9 +20,12 @@ from mochi.parallel.formulae import weights_bytes
 from mochi.parallel.group import Group, Traffic
 from mochi.parallel.mesh import Mesh
 from mochi.parallel.scheme import Scheme
-from mochi.parallel.sharded import ShardedBlocks, part_bytes
+from mochi.parallel.sharded import ShardedBlocks, ShardedDit, part_bytes
 from mochi.parallel.world import World
 from mochi.pipeline.sharding import StoredLoad, WeightShards
+from mochi.pipeline.share import OnMesh
+from mochi.weights.convert import Wishes, plan_conversion
+from mochi.weights.source import open_path
 
 
 def _own_group(world: World, name: str = "weights") -> Group:
@@ -169,3 +176,33 @@ def test_a_part_of_converted_weights_is_that_part_of_the_whole() -> None:
     for place, part in enumerate(parts):
         cargo.fill_part(part, 256 * place)
     assert torch.equal(torch.cat(parts), whole)
+
+
+def _sharded_run(world: World, scheme: str, loading: dict[str, Any]) -> Any:
+    pipe = mochi.load(device="cpu", **loading)
+    mesh, group = Mesh.join(Scheme.parse(scheme), world), _own_group(world)
+    pipe.parts.shards = WeightShards(group)
+    pipe.share = OnMesh(mesh, world.device, CancelToken())
+    frames: list[Any] = []
+    for _ in range(2):
+        facts = _run(pipe, pipe.request(PROMPT, **SMALL), None, frames)
+    assert isinstance(pipe.parts.dit().residency, ShardedDit)
+    assert group.traffic.total > 0
+    pipe.parts.release_all()
+    return facts["latents"].latent.tensor.numpy()
+
+
+@pytest.mark.parametrize(("to", "quantize"), [("", None), ("gguf", "q8_0"), ("comfy", "fp8")])
+def test_a_video_of_sharded_weights_is_that_of_one_process(
+    crew: Crew, tiny_model: Path, tmp_path: Path, to: Any, quantize: Any
+) -> None:
+    style = make_lora(mochi.load(str(tiny_model), device="cpu"), tmp_path / "style.safetensors")
+    loading: dict[str, Any] = {"model": str(tiny_model), "loras": [(str(style), 0.7)]}
+    if quantize is not None:
+        wishes = Wishes(to, quantize=quantize, parts=("dit",))
+        plan_conversion(open_path(tiny_model).source, tmp_path / "small", wishes).write(False)
+        (loading["dit"],) = (str(path) for path in (tmp_path / "small").rglob("*.*[fs]"))
+    clip = mochi.load(device="cpu", **loading).generate(PROMPT, **SMALL)
+    expected = clip.latents.latent.tensor.numpy()
+    for latents in crew.run(4, _sharded_run, "guidance=2,ulysses=2", loading):
+        assert abs(latents - expected).max() < 1e-5
