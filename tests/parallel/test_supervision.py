@@ -74,6 +74,16 @@ def test_a_rank_without_a_sign_of_life_hangs() -> None:
     assert watched.clock < 30
 
 
+def test_a_rank_that_is_not_heard_again_hangs() -> None:
+    watched = Watched()
+    watched.run(3)
+    watched.dog.begin([0, 1])
+    verdict = watched.run(100, 1)
+    assert verdict is not None
+    assert verdict[0] == 1
+    assert watched.clock < 30
+
+
 def test_a_rank_that_turns_for_ever_is_found_once_it_is_known_what_is_usual() -> None:
     watched = Watched()
     assert watched.run(200, activity=works, exchanges=lambda b: b.exchanges + 1) is None

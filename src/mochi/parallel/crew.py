@@ -53,6 +53,7 @@ class Crew:
         self.over = False
         self._neighbours = neighbours
         self._watchdog = Watchdog()
+        self._ready = False  # a process that begins may take long to say so
 
     def tell(self, kind: str, **content: Any) -> None:
         """Tell all ranks."""
@@ -110,7 +111,7 @@ class Crew:
         found: dict[int, dict[str, Any]] = {}
         stopped: set[int] = set()
         asked: float | None = None
-        self._watchdog.begin()
+        self._watchdog.begin(self.ranks.ranks if self._ready else ())
         while len(found) + len(stopped) < len(self.ranks.ranks):
             if cancel.cancelled and asked is None:
                 asked = time.monotonic()
@@ -127,6 +128,7 @@ class Crew:
             self._look_after()
         if stopped:
             raise _Agreed("cancelled")
+        self._ready = True
         return found
 
     def _is_about_the_rank(self, rank: int, said: str, content: dict[str, Any]) -> bool:

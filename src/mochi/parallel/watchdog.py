@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from mochi.parallel.pulse import Beat
@@ -45,10 +45,16 @@ class Watchdog:
         self._now = 0.0
         self._last: float | None = None
         self._ranks: dict[int, _Seen] = {}
+        self._missed: dict[int, float] = {}
 
-    def begin(self) -> None:
-        """A new run: what was long in the one before says nothing."""
+    def begin(self, alive: Iterable[int] = ()) -> None:
+        """A new run: what was long in the one before says nothing.
+
+        Args:
+            alive: ranks that have been heard before, and are missed if they are not again.
+        """
         self._ranks.clear()
+        self._missed = dict.fromkeys(alive, self._now)
 
     def tick(self, clock: float) -> None:
         """Time passes; `clock` is a monotonic one's reading in seconds."""
@@ -59,6 +65,7 @@ class Watchdog:
     def hear(self, rank: int, beat: Beat) -> None:
         """A sign of life."""
         seen = self._ranks.get(rank)
+        self._missed.pop(rank, None)
         if seen is None:
             self._ranks[rank] = _Seen(beat, self._now, self._now, beat.exchanges)
             return
@@ -73,9 +80,10 @@ class Watchdog:
 
     def verdict(self) -> tuple[int, str] | None:
         """A rank that hangs, and how that shows; None while all is well."""
-        for rank, seen in self._ranks.items():
-            if self._now - seen.heard > SILENCE_SECONDS:
-                return rank, f"has not answered for {self._now - seen.heard:.0f} s"
+        heard = self._missed | {rank: seen.heard for rank, seen in self._ranks.items()}
+        for rank, last in heard.items():
+            if self._now - last > SILENCE_SECONDS:
+                return rank, f"has not answered for {self._now - last:.0f} s"
         if not any(self._is_stuck(seen) for seen in self._ranks.values() if seen.beat.waiting):
             return None
         working = {r: seen for r, seen in self._ranks.items() if not seen.beat.waiting}
