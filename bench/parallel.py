@@ -69,6 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ranks", type=int, default=2, help="processes on this machine")
     parser.add_argument("--repeats", type=int, default=5, help="timed steps of each kind")
+    parser.add_argument("--output", type=Path, default=RESULT, help="where the result goes")
     parser.add_argument("--tiny", action="store_true", help="small sizes, nothing is kept")
     options = parser.parse_args()
     found = {"h100": predicted(), "loopback": loopback(options)}
@@ -76,7 +77,7 @@ def main() -> None:
         sys.stdout.write(line + "\n")
     if not options.tiny:
         report = found | {"command": shlex.join(["python", *sys.argv]), "machine": describe()}
-        RESULT.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        options.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 # ------------------------------------------------------------------------------------------ H100s

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import typer
 from tests.parallel.crew import Crew
 from tests.parallel.test_pipeline import PROMPT, SMALL, _run
 from tests.parallel.test_tokens import _inputs, _network
@@ -12,6 +13,8 @@ from tests.pipeline.test_loras import make_lora
 from torch import Tensor, nn
 
 import mochi
+from mochi.cli.commands import app
+from mochi.core.errors import RequestError
 from mochi.core.events import CancelToken
 from mochi.memory import cargo as cargo_module
 from mochi.memory.cargo import Cargo
@@ -206,3 +209,17 @@ def test_a_video_of_sharded_weights_is_that_of_one_process(
     expected = clip.latents.latent.tensor.numpy()
     for latents in crew.run(4, _sharded_run, "guidance=2,ulysses=2", loading):
         assert abs(latents - expected).max() < 1e-5
+
+
+def test_halves_that_leave_out_different_blocks_cannot_share_weights(tiny_model: Path) -> None:
+    pipe = mochi.load(
+        str(tiny_model), device="cpu", devices=2, shard=True, parallel="guidance=2,ulysses=1"
+    )
+    with pytest.raises(RequestError, match="guidance=1, or no step cache"):
+        pipe.generate(PROMPT, step_cache="first-block:0.3", **SMALL)
+
+
+def test_one_device_has_nobody_to_share_weights_with() -> None:
+    command = typer.main.get_command(app)
+    with pytest.raises(RequestError, match="--devices 2"):
+        command.main(["generate", PROMPT, "--shard"], standalone_mode=False)
