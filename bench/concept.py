@@ -101,7 +101,7 @@ CONCEPTS = {
 SETTINGS: dict[str, dict[str, Any]] = {
     "lora": {"rank": 16, "alpha": 16.0, "layers": ["all"]},
     "optimiser": {"lr": 2e-3, "beta2": 0.99, "warmup_steps": 20, "weight_decay": 0.0},
-    "training": {"steps": 400, "batch": 16, "checkpointed_blocks": 0},
+    "training": {"steps": 600, "batch": 16, "checkpointed_blocks": 0},
     "prior": {"share": 0.5},
     "saving": {"every": 100},
 }
