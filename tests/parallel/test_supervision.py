@@ -12,6 +12,7 @@ import torch.distributed as dist
 from mochi.core.errors import DoesNotFitError, RankError, RequestError, SamplingError
 from mochi.parallel.channel import Failure, travels
 from mochi.parallel.choice import Circumstances, choose
+from mochi.parallel.crew import Crew
 from mochi.parallel.links import read_topology
 from mochi.parallel.meeting import Meeting, check_ways, compare, hold_meeting
 from mochi.parallel.neighbours import Neighbours
@@ -278,3 +279,33 @@ def test_supervisors_wait_for_each_other_at_the_end() -> None:
     with ThreadPoolExecutor(2) as both:
         parts = [both.submit(Neighbours(store, [rank], 2).part, 1) for rank in (0, 1)]
         assert [each.result(60) for each in parts] == [None, None]
+
+
+class Scripted:
+    """Ranks that say what a test has written down, one list at a time."""
+
+    ranks = (0, 1)
+
+    def __init__(self, *batches: list[Any]) -> None:
+        self.batches, self.ended = list(batches), False
+
+    def say(self, rank: int, kind: str, **content: Any) -> None:
+        pass
+
+    def poll(self, seconds: float) -> list[Any]:
+        return self.batches.pop(0)
+
+    def end(self) -> None:
+        self.ended = True
+
+
+LOST = (0, "failed", {"failure": Failure.of(PeerLostError("rank 1 has gone"))})
+KILLED = (1, "ended", {"reason": "was ended by SIGKILL"})
+
+
+@pytest.mark.parametrize("batches", [[[LOST, KILLED]], [[LOST], [], [KILLED]], [[KILLED, LOST]]])
+def test_the_rank_at_fault_is_named_whoever_is_heard_first(batches: Any) -> None:
+    ranks = Scripted(*batches)
+    with pytest.raises(RankError, match="rank 1 was ended by SIGKILL"):
+        Crew(ranks).collect("done")
+    assert ranks.ended

@@ -10,6 +10,7 @@ from mochi.core.errors import Cancelled, RankError
 from mochi.core.events import CancelToken
 from mochi.parallel.channel import Failure
 from mochi.parallel.neighbours import Neighbours
+from mochi.parallel.pulse import Beat
 from mochi.parallel.watchdog import Watchdog
 
 Message = tuple[int, str, dict[str, Any]]
@@ -118,12 +119,18 @@ class Crew:
                 self.tell("cancel")
             if asked is not None and time.monotonic() - asked > _STOP_SECONDS:
                 raise Cancelled("cancelled")
-            for rank, said, content in self.ranks.poll(_POLL_SECONDS):
+            heard = self.ranks.poll(_POLL_SECONDS)
+            failed = list(filter(_is_failure, heard))
+            if failed:
+                raise self._cause(failed)
+            for rank, said, content in heard:
                 if said == kind:
                     found[rank] = content
                 elif said == "stopped":
                     stopped.add(rank)
-                elif not self._is_about_the_rank(rank, said, content) and take is not None:
+                elif said == "beat":
+                    self._hear_beat(rank, content["beat"])
+                elif take is not None:
                     take(rank, said, content)
             self._look_after()
         if stopped:
@@ -131,16 +138,10 @@ class Crew:
         self._ready = True
         return found
 
-    def _is_about_the_rank(self, rank: int, said: str, content: dict[str, Any]) -> bool:
-        if said == "beat":
-            self._watchdog.hear(rank, content["beat"])
-            if self._neighbours is not None:
-                self._neighbours.beat(rank, content["beat"])
-        elif said in ("failed", "ended"):
-            raise self._cause((rank, said, content))
-        else:
-            return False
-        return True
+    def _hear_beat(self, rank: int, beat: Beat) -> None:
+        self._watchdog.hear(rank, beat)
+        if self._neighbours is not None:
+            self._neighbours.beat(rank, beat)
 
     def _look_after(self) -> None:
         self._watchdog.tick(time.monotonic())
@@ -152,15 +153,14 @@ class Crew:
             rank, words = verdict
             raise RankError(f"rank {rank} {words}; all ranks were ended", rank)
 
-    def _cause(self, first: Message) -> Exception:
+    def _cause(self, told: list[Message]) -> Exception:
         """The error of the rank that failed first: those that only lost it may be heard before."""
-        told = [first]
         deadline = time.monotonic() + _GRACE_SECONDS
         while time.monotonic() < deadline and not any(map(_is_cause, told)):
-            told += [m for m in self.ranks.poll(_POLL_SECONDS) if m[1] in ("failed", "ended")]
+            told += filter(_is_failure, self.ranks.poll(_POLL_SECONDS))
             if self._neighbours is not None:
                 self._neighbours.raise_failure()
-        rank, said, content = next(filter(_is_cause, told), first)
+        rank, said, content = next(filter(_is_cause, told), told[0])
         if said == "ended":
             return RankError(f"rank {rank} {content['reason']}", rank)
         failure: Failure = content["failure"]
@@ -169,6 +169,10 @@ class Crew:
 
 class _Agreed(Cancelled):
     """All ranks stopped at the same place."""
+
+
+def _is_failure(message: Message) -> bool:
+    return message[1] in ("failed", "ended")
 
 
 def _is_cause(message: Message) -> bool:
