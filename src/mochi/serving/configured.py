@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+from mochi.serving.blobs import open_blobs
+from mochi.serving.bus import EventBus
 from mochi.serving.examples import PAGE
+from mochi.serving.jobs import Job
+from mochi.serving.offers import Offers
 from mochi.serving.runner.protocol import Checks, LoraEntry, ModelEntry, Watch
 from mochi.serving.settings import ClassifierSetting, ServeSettings
+from mochi.serving.shelf import Shelf
+from mochi.serving.store.database import Database
+from mochi.serving.store.files import Files
+from mochi.serving.store.queue import SqlStore
+from mochi.serving.store.runtimes import Runtimes
 
 
 def model_entries(settings: ServeSettings) -> tuple[ModelEntry, ...]:
@@ -25,6 +35,37 @@ def model_entries(settings: ServeSettings) -> tuple[ModelEntry, ...]:
             _checks(settings),
         )
         for model in settings.models
+    )
+
+
+def make_shelf(
+    settings: ServeSettings,
+    database: Database,
+    bus: EventBus,
+    work: Path,
+    owner: str,
+    offers: Offers,
+    on_end: Callable[[Job], None],
+    on_flag: Callable[[Job, Mapping[str, Any]], None],
+) -> Shelf:
+    """What workers work with, on a server and in a replica; raises as `open_signer`."""
+    return Shelf(
+        SqlStore(database),
+        Files(database),
+        Runtimes(database),
+        open_blobs(settings.blobs or settings.data / "blobs"),
+        bus,
+        work,
+        owner,
+        offers.names,
+        settings.lease_seconds,
+        settings.price_per_hour,
+        settings.together,
+        settings.max_attempts,
+        on_ready=offers.learn,
+        on_end=on_end,
+        on_flag=on_flag,
+        sign=open_signer(settings, work),
     )
 
 

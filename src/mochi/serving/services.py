@@ -17,9 +17,9 @@ import structlog
 
 from mochi.core.errors import OutputError
 from mochi.serving import made
-from mochi.serving.blobs import Blobs, open_blobs
+from mochi.serving.blobs import Blobs
 from mochi.serving.bus import EventBus, open_bus
-from mochi.serving.configured import model_entries, open_signer
+from mochi.serving.configured import make_shelf, model_entries
 from mochi.serving.fleet.opening import open_fleet
 from mochi.serving.housekeeping import Housekeeper
 from mochi.serving.jobs import ENDED, Job
@@ -186,30 +186,21 @@ def _open(
     database = open_database(settings)
     store, files, tokens = SqlStore(database), Files(database), Tokens(database)
     runtimes, outbox, audit = Runtimes(database), Outbox(database), Audit(database)
-    blobs = open_blobs(settings.blobs or settings.data / "blobs")
     work, gone = made.new_work(settings.data / "work")
     book = open_book(settings, database.clock)
     entries = with_trained(model_entries(settings), book)
     offers = Offers(entries, Catalog(database))
     bus = open_bus(database.unflushed())  # progress that is lost comes with the next step
     metrics = Metrics()
-    shelf = Shelf(
-        store,
-        files,
-        runtimes,
-        blobs,
+    shelf = make_shelf(
+        settings,
+        database,
         bus,
         work,
         instance,
-        offers.names,
-        settings.lease_seconds,
-        settings.price_per_hour,
-        settings.together,
-        settings.max_attempts,
-        on_ready=offers.learn,
+        offers,
         on_end=lambda job: _ended(job, metrics, audit),
         on_flag=lambda job, verdict: _flagged(job, verdict, audit),
-        sign=open_signer(settings, work),
     )
     _take_back(shelf, gone)
     workers = [Worker(make_runner(device, entries), shelf) for device in settings.devices]
@@ -223,7 +214,7 @@ def _open(
         outbox,
         audit,
         Usage(database),
-        blobs,
+        shelf.blobs,
         bus,
         offers,
         Links(

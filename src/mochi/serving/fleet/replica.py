@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from mochi.core.errors import MochiError
-from mochi.serving.blobs import open_blobs
 from mochi.serving.bus import open_bus
-from mochi.serving.configured import model_entries, open_signer
+from mochi.serving.configured import make_shelf, model_entries
 from mochi.serving.offers import Offers
 from mochi.serving.opening import database_url
 from mochi.serving.runner.process import COMMAND, ProcessRunner
@@ -28,9 +27,6 @@ from mochi.serving.shelf import Shelf
 from mochi.serving.store.audit import Audit
 from mochi.serving.store.catalog import Catalog
 from mochi.serving.store.database import Database
-from mochi.serving.store.files import Files
-from mochi.serving.store.queue import SqlStore
-from mochi.serving.store.runtimes import Runtimes
 from mochi.serving.worker import Worker
 
 UNATTENDED_SECONDS = 900.0
@@ -95,24 +91,16 @@ class Replica:
         self._work.cleanup()
 
     def _shelf(self) -> Shelf:
-        settings, database, work = self._post.settings, self._database, Path(self._work.name)
-        audit = Audit(database)
-        return Shelf(
-            SqlStore(database),
-            Files(database),
-            Runtimes(database),
-            open_blobs(settings.blobs or settings.data / "blobs"),
+        database, audit = self._database, Audit(self._database)
+        return make_shelf(
+            self._post.settings,
+            database,
             self._bus,
-            work,
+            Path(self._work.name),
             self._post.owner,
-            tuple(entry.name for entry in self._entries),
-            settings.lease_seconds,
-            settings.price_per_hour,
-            settings.together,
-            on_ready=Offers(self._entries, Catalog(database)).learn,
+            Offers(self._entries, Catalog(database)),
             on_end=audit.ended,
             on_flag=audit.flagged,
-            sign=open_signer(settings, work),
         )
 
     def _watch(self) -> None:
