@@ -17,7 +17,9 @@ import numpy as np
 from mochi.video.colour import Pixels
 
 _BINS = 16
-_LEAST = 0.18  # a change below it is none, however still the pictures around it are
+# Of the 499 neighbours in three real clips, the five cuts differ by 0.22 to 0.51, all others by
+# 0.093 at most (2026-11).
+_LEAST = 0.15
 _BESIDE = 3.0  # times the median of the neighbours
 _NEIGHBOURS = 5  # on each side
 
