@@ -33,7 +33,7 @@ def fake_runner(*words: str) -> ProcessRunner:
     return ProcessRunner("cpu", [ModelEntry(MODEL, "nano")], [*FAKE, *words])
 
 
-def until(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if found := condition():
