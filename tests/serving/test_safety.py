@@ -90,7 +90,7 @@ def lines(server: Running, action: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    "text", ["CSAM", "c s a m is not", "ch1ld p0rn", "Nude--Child", "ｃｓａｍ"]
+    "text", ["CSAM", "c s a m is not", "ch1ld p0rn", "Nude--Child", "\uff43\uff53\uff41\uff4d"]
 )
 def test_terms_in_any_spelling(text: str) -> None:
     assert (Safety("block").look(text) is not None) == (text != "c s a m is not")
