@@ -21,4 +21,4 @@ def test_two_hundred_kills(database_url: str, tmp_path: Path) -> None:
     found = survive(tmp_path, database_url, jobs=50, kills=200, seed=2)
     assert is_well(found), found
     assert found["kills"] == 200
-    assert found["moments"]["while a job ran"] > 100, found
+    assert found["moments"]["while a job ran"] > 40, found  # a dead runner is replaced in a second
