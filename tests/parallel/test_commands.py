@@ -27,7 +27,7 @@ from mochi.text.features import TextFeatures
 
 PROMPT = "a red circle moves left on a black background"
 SOURCE = Path(mochi.__file__).resolve().parents[1]
-SECONDS = 900
+SECONDS = 1800
 COMMON = ["--device", "cpu", "--steps", "3", "--seed", "7", "--frames", "7"]
 
 
