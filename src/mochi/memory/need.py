@@ -126,9 +126,9 @@ def sharded_need(need: Need, weights: Weights, ranks: int) -> Need:
 
 def whole_need(stage: Stage, weights: Weights, mode: Mode, working: int, *, on_cpu: bool) -> Need:
     """What a network takes that is there as a whole in any mode: the VAE."""
-    in_place = on_cpu and weights.in_place
-    resident, mapped = (0, weights.stored.total) if in_place else (weights.ready.total, 0)
-    return Need(stage, resident, working, mode, mapped=mapped)
+    # Convolutions read their weights in another order than files have, so these are copied.
+    mapped = weights.stored.total if on_cpu and weights.in_place else 0
+    return Need(stage, weights.ready.total, working, mode, mapped=mapped)
 
 
 def _mapped(weights: Weights, mode: Mode) -> int:

@@ -15,6 +15,7 @@ from mochi.memory.estimate import (
     decode_working,
     denoise_working,
     encode_working,
+    inside_convolutions,
     inside_kernels,
     table_bytes,
     text_working,
@@ -195,14 +196,18 @@ class Budget:
 
     def _decode(self, job: Job, mode: Mode) -> Need:
         blueprint = self._parts.blueprint("decoder")
-        working = decode_working(blueprint.config, blueprint.dtype, job.size)
+        config, dtype, kind = blueprint.config, blueprint.dtype, self._parts.device.type
+        working = decode_working(config, dtype, job.size)
+        working += inside_convolutions(config, dtype, working, kind)
         need = whole_need("decode", blueprint.weights, mode, working, on_cpu=self._on_cpu)
         clock = self._clock("decoder", need)
         return replace(need, seconds=clock.decode(blueprint, job)) if clock else need
 
     def _encode(self, job: Job, mode: Mode) -> Need:
         blueprint = self._parts.blueprint("encoder")
-        working = encode_working(blueprint.config, blueprint.dtype, job.size)
+        config, dtype, kind = blueprint.config, blueprint.dtype, self._parts.device.type
+        working = encode_working(config, dtype, job.size)
+        working += inside_convolutions(config, dtype, working, kind)
         need = whole_need("encode", blueprint.weights, mode, working, on_cpu=self._on_cpu)
         clock = self._clock("encoder", need)
         return replace(need, seconds=clock.encode(blueprint, job)) if clock else need
@@ -211,12 +216,15 @@ class Budget:
         """The stages in `high`, each at least as large as it is; None where there is no bound."""
         if job.encodes:
             return None
-        working = {"decode": decode_bound(self._parts.blueprint("decoder").config, job.size)}
+        vae, kind = self._parts.blueprint("decoder").config, self._parts.device.type
+        decode = decode_bound(vae, job.size)
+        decode += inside_convolutions(vae, torch.float32, decode, kind)
+        working = {"decode": decode}
         if job.steps:
             config, dtype = self._parts.blueprint("dit").config, torch.float32
             tables = table_bytes(config, dtype, job.steps, job.passes)
             bound = denoise_bound(config, job.size, len(job.passes))
-            bound += inside_kernels(bound, self._parts.device.type)
+            bound += inside_kernels(bound, kind)
             working["denoise"] = bound + tables + self._parts.loras.nbytes(dtype)
         if job.prompts:
             t5 = self._parts.blueprint("text").config
@@ -228,6 +236,9 @@ class Budget:
     def _weighed(self, need: Need) -> Need:
         """With the weights of its network, as `high` holds them."""
         weights = self._parts.blueprint(STAGE_PARTS[need.stage]).weights
+        if need.stage == "decode":
+            whole = whole_need("decode", weights, "high", 0, on_cpu=self._on_cpu)
+            return need.beside(whole.weights, whole.mapped)
         return need.beside(*_resident(weights, self._on_cpu))
 
     def _together(self, needs: Sequence[Need]) -> list[Need]:
