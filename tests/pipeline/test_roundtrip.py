@@ -77,7 +77,7 @@ def test_frames_that_break_a_rule(pipe: Pipeline, bad: np.ndarray) -> None:
 def test_what_does_not_fit(
     pipe: Pipeline, video: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(budget_module, "available_bytes", lambda device: 1000)
+    monkeypatch.setattr(budget_module, "host_available_bytes", lambda: 1000)
     with pytest.raises(DoesNotFitError):
         pipe.reconstruct(video, lambda frames: None)
 

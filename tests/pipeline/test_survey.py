@@ -35,10 +35,10 @@ def test_models_say_what_fits(
     need = max(
         need.total for need in mochi.load(str(tiny_model)).budget.needs(VideoSize(7, 32, 32))
     )
-    monkeypatch.setattr(budget, "available_bytes", lambda device: need)
+    monkeypatch.setattr(budget, "host_available_bytes", lambda: need)
     again = {state.name: state for state in survey_models([str(tiny_model)], "cpu", hub)}
     assert again[str(tiny_model)].fits in (VideoSize(7, 32, 32), VideoSize(13, 32, 32))
-    monkeypatch.setattr(budget, "available_bytes", lambda device: 1)
+    monkeypatch.setattr(budget, "host_available_bytes", lambda: 1)
     none = {state.name: state for state in survey_models([str(tiny_model)], "cpu", hub)}
     assert none[str(tiny_model)].fits is None
 

@@ -114,7 +114,7 @@ def test_a_batch_of_seeds(bench: Bench, page: Page) -> None:
     page.fill("#batch-count", "3")
     expect(page.locator("#run")).to_contain_text("Run 3")
     expect(page.locator("#estimate")).to_contain_text("for 3, one after the other")
-    expect(page.locator("#estimate")).to_contain_text("about 4.8 s · 200 MiB · $0.00192")
+    expect(page.locator("#estimate")).to_contain_text("about 4.8 s · 200 MiB · $0.0019")
     page.click("#run")
     expect(page.locator("#history .card")).to_have_count(3)
     seeds = [values["seed"] for values in bench.world.seen]
