@@ -148,3 +148,7 @@ def test_an_encoder_without_memory_has_a_second_chance(
     monkeypatch.setattr(type(pipe.parts), "encoder", encoder)
     assert pipe.reconstruct(video, lambda frames: None, on_event=heard.append) == expected
     assert any("once more with --memory balanced" in str(event) for event in heard)
+
+
+def test_pictures_are_fitted_once(pipe: Pipeline) -> None:
+    assert pipe.parts.picture() is pipe.parts.picture()

@@ -12,6 +12,7 @@ from torch import nn
 
 from mochi.core.errors import RequestError
 from mochi.core.heap import trim
+from mochi.core.latents import MOCHI_STATS
 from mochi.core.speed import Speed
 from mochi.memory.modes import MODES, Mode
 from mochi.memory.residency import Streamed, stream_blocks
@@ -23,6 +24,7 @@ from mochi.model.products import EIGHTS, compute_in_eight_bits
 from mochi.parallel.sharded import ShardedDit
 from mochi.pipeline.facts import Blueprint, blueprint_of
 from mochi.pipeline.loras import Loras
+from mochi.pipeline.preview import Picture, fit_preview
 from mochi.pipeline.sharding import WeightShards
 from mochi.pipeline.text_weights import CheckpointT5
 from mochi.text.encoder import TextEncoder
@@ -96,6 +98,7 @@ class Parts:
         self._modes: dict[PartName, Mode] = {}
         self._limits: dict[PartName, Mode] = {}
         self._loaded: dict[PartName, Any] = {}
+        self._picture: Picture | None = None
         self._streams: dict[PartName, Streamed | BlockStream | ShardedDit] = {}
         self._blueprints: dict[PartName, Blueprint] = {}
         self.loras = Loras(lambda: self._load("dit", device="meta", check_finite=False))
@@ -107,6 +110,12 @@ class Parts:
     def decoder(self) -> Decoder:
         """The VAE's decoder."""
         return cast(Decoder, self._get("decoder", lambda: self._load("decoder")))
+
+    def picture(self) -> Picture:
+        """Rough pictures of latents, as the decoder would make them; fitted once."""
+        if self._picture is None:
+            self._picture = fit_preview(self.decoder(), MOCHI_STATS)
+        return self._picture
 
     def encoder(self) -> Encoder:
         """The VAE's encoder."""

@@ -23,7 +23,10 @@ _SIDE = 4
 """Latent pixels in height and width of a sample: enough for the decoder's neighbourhoods."""
 
 
-def fit_preview(decoder: Decoder, stats: LatentStats) -> Callable[[Tensor], np.ndarray]:
+Picture = Callable[[Tensor], np.ndarray]
+
+
+def fit_preview(decoder: Decoder, stats: LatentStats) -> Picture:
     """A function from clean DiT-space latents `(B, C, t, h, w)` to uint8 `(t, h, w, 3)` of row 0.
 
     It is the least-squares fit to what the decoder makes of latents of one frame that are the

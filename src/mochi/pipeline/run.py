@@ -21,7 +21,7 @@ from mochi.pipeline.budget import Budget
 from mochi.pipeline.job import Job
 from mochi.pipeline.latents import StoredLatents
 from mochi.pipeline.parts import Parts
-from mochi.pipeline.preview import checked_uint8, fit_preview
+from mochi.pipeline.preview import checked_uint8
 from mochi.pipeline.prompts import Conditioning, Prompts
 from mochi.pipeline.recovery import Recovery
 from mochi.pipeline.share import Alone, Share
@@ -178,7 +178,7 @@ class Run:
             self.parts.dit()
 
     def _denoise(self, text: Conditioning) -> StoredLatents:
-        picture = fit_preview(self.parts.decoder(), MOCHI_STATS) if self.inputs.preview else None
+        picture = self.parts.picture() if self.inputs.preview else None
         self._load()
         start = self._start()
         device = self.parts.device
