@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 from tests.serving.page.fake_server import Server, World
 
 CHROMIUM = {"install": "apt-get install chromium"}
@@ -19,6 +19,7 @@ PROMPT = "a red circle moves left on a black background"
 def browser() -> Iterator[Browser]:
     path = shutil.which("chromium")
     assert path, "tests that use the browser are marked needs_system('chromium')"
+    expect.set_options(timeout=20_000)  # a crowded machine is not a failure
     with sync_playwright() as playwright:
         found = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield found
@@ -33,7 +34,7 @@ USUAL = {"viewport": {"width": 1100, "height": 800}, "reduced_motion": "reduce"}
 def usual(browser: Browser) -> BrowserContext:
     """The context of most tests: scripts that it has read once are compiled."""
     made = browser.new_context(**USUAL)
-    made.set_default_timeout(8000)
+    made.set_default_timeout(40_000)
     return made
 
 
@@ -64,7 +65,7 @@ class Bench:
 
     def context(self, **how: object) -> BrowserContext:
         made = self.browser.new_context(**{**USUAL, **how})
-        made.set_default_timeout(8000)
+        made.set_default_timeout(40_000)
         self.contexts.append(made)
         return made
 
