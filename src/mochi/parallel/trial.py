@@ -7,7 +7,6 @@ time is that of any others.
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -30,7 +29,7 @@ from mochi.parallel.predict import Link, guided_walks, latent_tokens
 from mochi.parallel.pulse import Pulse
 from mochi.parallel.scheme import Scheme
 from mochi.parallel.shares import shares
-from mochi.parallel.watchdog import BEAT_SECONDS
+from mochi.parallel.supervised import keep_beating
 from mochi.parallel.world import World
 
 PROGRAM = "mochi.parallel.trial"
@@ -237,13 +236,7 @@ def main() -> None:
     """A rank: does the trials that the supervisor at stdin asks for."""
     channel, pulse = rank_channel(), Pulse()
     _, start = channel.hear()
-
-    def beat() -> None:
-        while True:
-            channel.say("beat", beat=pulse.beat())
-            time.sleep(BEAT_SECONDS)
-
-    threading.Thread(target=beat, daemon=True).start()
+    keep_beating(pulse, channel.say)
     torch.set_num_threads(start["threads"])
     try:
         _serve(channel, start, pulse)

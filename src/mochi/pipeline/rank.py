@@ -6,12 +6,9 @@ each video `event`s, `frames` and `done`, or `stopped`, or `failed`; and every s
 
 from __future__ import annotations
 
-import os
 import queue
-import threading
-import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -26,12 +23,11 @@ from mochi.core.events import CancelToken, Event, Notice, OnEvent, StepDone, ign
 from mochi.memory.available import available_bytes, host_available_bytes
 from mochi.parallel.channel import Failure
 from mochi.parallel.group import Group, Traffic
-from mochi.parallel.local import rank_channel
 from mochi.parallel.meeting import LOOPBACK, check_ways, compare
 from mochi.parallel.mesh import Mesh
 from mochi.parallel.pulse import Pulse
 from mochi.parallel.scheme import Scheme
-from mochi.parallel.watchdog import BEAT_SECONDS
+from mochi.parallel.supervised import Say, keep_beating, supervised
 from mochi.parallel.world import World
 from mochi.pipeline.order import LoraOrder, Opening, Order
 from mochi.pipeline.pipeline import Pipeline
@@ -39,33 +35,14 @@ from mochi.pipeline.sharding import WeightShards
 from mochi.pipeline.share import OnMesh
 from mochi.pipeline.watch import Watch
 
-Say = Callable[..., None]
-
 _PATIENCE = timedelta(hours=12)
 """In exchanges: one rank may read prompts for long. The watchdog finds one that hangs."""
 
 
 def main() -> None:
     """Serve the supervisor at stdin and stdout; the process ends when that one goes."""
-    channel = rank_channel()
-    _, start = channel.hear()
     inbox = Inbox()
-
-    def listen() -> None:
-        try:
-            while True:
-                kind, content = channel.hear()
-                inbox.put(kind, content)
-        except (EOFError, OSError):
-            os._exit(0)
-
-    def say(kind: str, **content: Any) -> None:
-        try:
-            channel.say(kind, **content)
-        except OSError:
-            os._exit(0)
-
-    threading.Thread(target=listen, daemon=True).start()
+    start, say = supervised(inbox.put)
     serve(start["opening"], inbox, say)
 
 
@@ -92,7 +69,7 @@ class Inbox:
 def serve(opening: Opening, inbox: Inbox, say: Say) -> None:
     """Open the model, then make videos for as long as the process lives."""
     pulse = Pulse(busy=True)
-    threading.Thread(target=_beat, args=(pulse, say), daemon=True).start()
+    keep_beating(pulse, say)
     try:
         rank = Rank(opening, pulse, say)
     except Exception as error:
@@ -241,12 +218,6 @@ class Rank:
     def _tell_warning(self, message: Warning | str, *_: Any, **__: Any) -> None:
         if self.leads:
             self._tell(Notice(f"warning: {message}"))
-
-
-def _beat(pulse: Pulse, say: Say) -> None:
-    while True:
-        say("beat", beat=pulse.beat())
-        time.sleep(BEAT_SECONDS)
 
 
 def retold(tell: OnEvent, content: Mapping[str, Any]) -> None:

@@ -6,10 +6,8 @@ second a `beat`. When its supervisor goes, it goes too.
 
 from __future__ import annotations
 
-import os
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -20,16 +18,13 @@ from torch._C._distributed_c10d import PrefixStore
 from mochi.core.errors import Cancelled
 from mochi.core.events import CancelToken
 from mochi.parallel.channel import Failure
-from mochi.parallel.local import rank_channel
 from mochi.parallel.meeting import Meeting
 from mochi.parallel.pulse import Pulse
-from mochi.parallel.watchdog import BEAT_SECONDS
+from mochi.parallel.supervised import Say, keep_beating, supervised
 from mochi.parallel.world import World
 from mochi.training.config import Config
 from mochi.training.events import TrainingEvent
 from mochi.training.finetune import finetune
-
-Say = Callable[..., None]
 
 _PATIENCE = timedelta(days=1)
 """A rank that writes samples lets the others wait; one that hangs is found by its supervisor."""
@@ -57,25 +52,13 @@ class Opening:
 
 def main() -> None:
     """Serve the supervisor at stdin and stdout."""
-    channel = rank_channel()
-    _, start = channel.hear()
     token = CancelToken()
 
-    def listen() -> None:
-        try:
-            while True:
-                if channel.hear()[0] == "cancel":
-                    token.cancel()
-        except (EOFError, OSError):
-            os._exit(0)
+    def take(kind: str, _: Mapping[str, Any]) -> None:
+        if kind == "cancel":
+            token.cancel()
 
-    def say(kind: str, **content: Any) -> None:
-        try:
-            channel.say(kind, **content)
-        except OSError:
-            os._exit(0)
-
-    threading.Thread(target=listen, daemon=True).start()
+    start, say = supervised(take)
     serve(start["opening"], token, say)
     threading.Event().wait()  # until the supervisor has heard all and goes
 
@@ -83,7 +66,7 @@ def main() -> None:
 def serve(opening: Opening, token: CancelToken, say: Say) -> None:
     """Train, and say how that ended."""
     pulse = Pulse(busy=True)
-    threading.Thread(target=_beat, args=(pulse, say), daemon=True).start()
+    keep_beating(pulse, say)
 
     def tell(event: TrainingEvent) -> None:
         token.check()
@@ -114,9 +97,3 @@ def _world(opening: Opening, pulse: Pulse) -> World:
         opening.meeting.address(),
         pulse,
     )
-
-
-def _beat(pulse: Pulse, say: Say) -> None:
-    while True:
-        say("beat", beat=pulse.beat())
-        time.sleep(BEAT_SECONDS)
