@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mochi.core.config import DiTConfig
 from mochi.core.sizes import VideoSize
 from mochi.model.dit import AsymmDiT
 from mochi.weights.layouts import DIFFUSERS_DIT
+from mochi.weights.names import Table
 
 PROMPT_TOKENS, ALL_TOKENS = 60, 256
 
@@ -101,7 +102,13 @@ def diffusers_dit(ours: AsymmDiT) -> Any:
             pooled_projection_dim=config.text_width,
             text_embed_dim=config.text_features,
         )
-    names = DIFFUSERS_DIT.from_ours(ours.state_dict())
+    return lent(DIFFUSERS_DIT, ours, theirs)
+
+
+def lent(table: Table, ours: nn.Module, theirs: Any) -> Any:
+    """Another program's network, on the weights of ours as far as it has such; memory is shared
+    where layouts allow."""
+    names = table.from_ours(ours.state_dict())
     state = {
         key: tensor
         for name, weight in ours.state_dict().items()

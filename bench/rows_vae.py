@@ -175,21 +175,15 @@ def _ours(dtype: str, shape: Sequence[int], threads: int) -> tuple[Any, Any]:
 def _theirs(ours: Any) -> Any:
     import diffusers
     import torch
+    from peers import lent
 
     from mochi.weights.layouts import DIFFUSERS_DECODER
 
     with torch.device("meta"):
         theirs = diffusers.AutoencoderKLMochi()
-    names = DIFFUSERS_DECODER.from_ours(ours.state_dict())
-    state = {
-        key: tensor
-        for name, weight in ours.state_dict().items()
-        for key, tensor in names.to_theirs(name, weight).items()
-    }
-    report = theirs.load_state_dict(state, strict=False, assign=True)
-    assert not report.unexpected_keys, report.unexpected_keys
+    lent(DIFFUSERS_DECODER, ours, theirs)
     theirs.encoder = None
-    return theirs.eval().requires_grad_(False)
+    return theirs
 
 
 def errors(dtype: str, shape: Sequence[int]) -> dict[str, float]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from tests.training.toy import Stop, stopping
 
 import mochi.training.nano.latents as latents_module
 from mochi.core.config import DecoderConfig, DiTConfig, EncoderConfig, ModelConfig
@@ -32,25 +31,6 @@ SMALL = VideoSize(7, 32, 32)
 VAE = VaeRecipe(phases=(VaePhase(3, 2, SMALL), VaePhase(2, 1, SMALL, encoder=False)), save_every=1)
 DIT = DitRecipe(steps=5, everyday_steps=3, batch=4, scenes_per_combination=1, save_every=1)
 TEXT = TextRecipe(depth=1, heads=1, head_dim=16, ffn_width=32)
-
-
-class Stop(Exception):
-    """Somebody pulled the plug."""
-
-
-def stopping(after: int) -> Callable[..., Path]:
-    """Saves like the real one, and pulls the plug after so many times."""
-    saves, save = 0, Checkpoints.save
-
-    def save_and_stop(*arguments: Any) -> Path:
-        nonlocal saves
-        path = save(*arguments)
-        saves += 1
-        if saves == after:
-            raise Stop
-        return path
-
-    return save_and_stop
 
 
 def test_the_autoencoder_resumes_bit_for_bit(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tests.training.toy import Heard, ToyClips, toy_config, toy_dit, toy_trainer
+from tests.training.toy import Heard, Stop, ToyClips, stopping, toy_config, toy_dit, toy_trainer
 
 from mochi.core.errors import TrainingError
 from mochi.training.checkpoints import Checkpoints
@@ -25,10 +24,6 @@ KINDS: dict[str, dict[str, dict[str, Any]]] = {
     "8 bit": {"optimiser": {"name": "adamw8bit"}},
     "muon": {"optimiser": {"name": "muon"}, "training": {"accumulate": 3}},
 }
-
-
-class Stop(Exception):
-    """Somebody pulled the plug."""
 
 
 def test_the_loss_is_the_published_one() -> None:
@@ -82,20 +77,6 @@ def test_pieces_and_recomputation_change_no_gradient(tmp_path: Path) -> None:
     for name, gradient in found[0].items():
         assert torch.equal(gradient, found[1][name]), name
         assert torch.allclose(gradient, found[2][name], rtol=1e-3, atol=1e-6), name
-
-
-def stopping(after: int) -> Callable[..., Path]:
-    saves, save = 0, Checkpoints.save
-
-    def save_and_stop(*arguments: Any) -> Path:
-        nonlocal saves
-        path = save(*arguments)
-        saves += 1
-        if saves == after:
-            raise Stop
-        return path
-
-    return save_and_stop
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,25 @@ from mochi.training.team import Team
 from mochi.training.trainer import Trainer
 
 TOY = DiTConfig(depth=2, heads=2, head_dim=16, visual_width=32, text_width=16, text_features=16)
+
+
+class Stop(Exception):
+    """Somebody pulled the plug."""
+
+
+def stopping(after: int) -> Callable[..., Path]:
+    """Saves like the real one, and pulls the plug after so many times."""
+    saves, save = 0, Checkpoints.save
+
+    def save_and_stop(*arguments: Any) -> Path:
+        nonlocal saves
+        path = save(*arguments)
+        saves += 1
+        if saves == after:
+            raise Stop
+        return path
+
+    return save_and_stop
 
 
 class ToyClips:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mochi.model.adapters import LowRank
 from mochi.model.dit import AsymmDiT
+from mochi.sampling.noise import mix
 from mochi.training.data.dataset import Dataset, LoadedSample
 from mochi.training.draws import order, row_generator, spread
 from mochi.training.ema import WeightAverage
@@ -105,7 +106,7 @@ def make_row(
     clean = mean + (0.5 * logvar).exp() * torch.randn(mean.shape, generator=generator)
     noise = torch.randn(mean.shape, generator=generator)
     dropped = bool(torch.rand((), generator=generator) < dropout)
-    noisy = (1 - sigma) * clean + sigma * noise
+    noisy = mix(clean, noise, sigma)
     text = sample.text_NF[:0] if dropped else sample.text_NF
     return Row(place, noisy, clean - noise, sigma, text)
 
