@@ -11,14 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from mochi.core.config import DiTConfig
+from mochi.core.config import MOCHI_1, DiTConfig
 from mochi.core.errors import WeightsError
+from mochi.model.decoder import Decoder
 from mochi.model.dit import AsymmDiT
+from mochi.model.encoder import Encoder
 from mochi.model.stored import StoredWeight
 from mochi.weights.checkpoint import Checkpoint
 from mochi.weights.containers import Contents
 from mochi.weights.finite import count_non_finite
 from mochi.weights.loading import check, load_decoder, load_dit, load_encoder
+from mochi.weights.networks import KINDS, shapes_of
 from mochi.weights.report import LoadReport
 from mochi.weights.stored import plain
 from mochi.weights.tensors import TensorFile
@@ -26,6 +29,7 @@ from mochi.weights.tensors import TensorFile
 State = dict[str, Tensor]
 Write = Callable[..., Path]
 LOADERS = {"dit": load_dit, "decoder": load_decoder, "encoder": load_encoder}
+NETWORKS = {"dit": AsymmDiT, "decoder": Decoder, "encoder": Encoder}
 PARTS = list(LOADERS)
 
 
@@ -84,6 +88,31 @@ def test_meta_reads_nothing(original: Path, monkeypatch: pytest.MonkeyPatch):
     network = load_dit(original, device="meta", dtype=torch.bfloat16)
     assert all(parameter.is_meta for parameter in network.parameters())
     assert network.pos_frequencies.dtype == torch.float32
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_network_without_memory_is_the_one_that_is_built(part: str):
+    config = getattr(MOCHI_1, part)
+    with torch.device("meta"):
+        built = NETWORKS[part](config)
+    empty = KINDS[part].empty(config)
+    assert all(tensor.is_meta for tensor in (*empty.parameters(), *empty.buffers()))
+    assert shapes_of(empty) == shapes_of(built)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_weights_are_assigned_as_torch_would_do_it(
+    original: Path, states: dict[str, State], part: str
+):
+    loaded = LOADERS[part](original)
+    with torch.device("meta"):
+        network = NETWORKS[part](loaded.config)
+    network.load_state_dict(states[part], assign=True)
+    assert list(loaded.state_dict()) == list(network.state_dict())
+    for name, parameter in network.named_parameters():
+        found = loaded.get_parameter(name)
+        assert found.requires_grad == parameter.requires_grad, name
+        assert found.equal(parameter), name
 
 
 # ------------------------------------------------------------------------------------- strictness

@@ -24,6 +24,10 @@ class Linear(nn.Linear):
         """What the layer computes in; inputs in it need no cast."""
         return self.weight.dtype
 
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:  # nothing to fill, in some hundred layers
+            super().reset_parameters()
+
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.to(self.weight.dtype))
 

@@ -8,8 +8,8 @@ have (`layouts`). What is left of the differences is a `PartView`: our names, th
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -281,8 +281,10 @@ def source_files(source: Source) -> list[Path]:
 
 
 def _places(tensors: Mapping[str, Stored]) -> Iterator[tuple[Part, Place]]:
+    endings = _by_ending(tensors)
     for part in PARTS:
-        found = [p for p in _candidates(tensors, part) if 2 * p.score > len(p.table.marks)]
+        candidates = _candidates_among(tensors, endings, part)
+        found = [p for p in candidates if 2 * p.score > len(p.table.marks)]
         if len(found) > 1:
             raise WeightsError(
                 f"holds {ARTICLES[part]} more than once: {' and '.join(map(_shown, found))}; "
@@ -298,18 +300,36 @@ def _shown(place: Place) -> str:
 
 def _candidates(tensors: Mapping[str, Stored], part: Part) -> list[Place]:
     """Everywhere that a part may be, the likeliest first."""
+    return _candidates_among(tensors, _by_ending(tensors), part)
+
+
+def _candidates_among(
+    tensors: Mapping[str, Stored], endings: Mapping[str, Sequence[str]], part: Part
+) -> list[Place]:
     found = []
     for table in (table for table in TABLES if table.part == part):
         prefixes = {
             name.removesuffix(mark)
             for mark in table.marks
-            for name in tensors
+            for name in endings.get(_ending(mark), ())
             if name.endswith(mark) and (len(name) == len(mark) or name[-len(mark) - 1] == ".")
         }
         for prefix in sorted(prefixes):
             names = [f"{prefix}{mark}" for mark in table.marks]
             found.append(Place(table, prefix, sum(name in tensors for name in names)))
     return sorted(found, key=lambda place: -place.score)
+
+
+def _by_ending(names: Iterable[str]) -> Mapping[str, Sequence[str]]:
+    """Names by their last two words: every mark has as many, and few names end like it."""
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for name in names:
+        found[_ending(name)].append(name)
+    return found
+
+
+def _ending(name: str) -> str:
+    return ".".join(name.rsplit(".", 2)[-2:])
 
 
 def _without_aliases(table: Table, tensors: Mapping[str, Stored]) -> dict[str, Stored]:

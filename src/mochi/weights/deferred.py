@@ -16,7 +16,7 @@ from mochi.model.dit import AsymmDiT
 from mochi.model.stored import is_stored
 from mochi.weights.checkpoint import PartView, Source
 from mochi.weights.folder import open_part
-from mochi.weights.loading import WeightReader, keep_small, placed
+from mochi.weights.loading import WeightReader, assign, keep_small, placed
 from mochi.weights.networks import DIT
 from mochi.weights.ops import STACK
 from mochi.weights.stored import Stored
@@ -110,7 +110,7 @@ def load_dit_deferred(
             deferred[name] = Deferred(stored, _pieces(view, name), kind)
         else:
             state[name] = unread.read(name).dense()
-    network.load_state_dict(state, strict=False, assign=True)
+    assign(network, state)
     found = {id(_stand_in(network, name, it)): it for name, it in deferred.items()}
     return DeferredDit(network, found, _Check(view, network))
 

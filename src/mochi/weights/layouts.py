@@ -8,7 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from mochi.weights.names import DIT_BLOCK, DIT_INNER, Part, Rule, Table, count, depth, indices
+from mochi.weights.names import (
+    DIT_BLOCK,
+    DIT_INNER,
+    SAME,
+    Part,
+    Rule,
+    Table,
+    count,
+    depth,
+    indices,
+)
 from mochi.weights.ops import STACK, SWAP_HALVES, Op
 from mochi.weights.templates import Numbers
 
@@ -29,7 +39,7 @@ def _no_numbers(names: Iterable[str]) -> Numbers:
 
 
 def _same(part: Part, marks: tuple[str, ...]) -> Table:
-    return Table("original", part, marks, (Rule("{any}", ("{any}",)),), _no_numbers, _no_numbers)
+    return Table("original", part, marks, (SAME,), _no_numbers, _no_numbers)
 
 
 ORIGINAL_DIT = _same(
@@ -214,7 +224,7 @@ T5 = Table(
     their_numbers=_no_numbers,
     neighbours=("decoder.", "lm_head."),  # the rest of a whole T5, not needed to encode
     aliases={"encoder.embed_tokens.weight": "shared.weight"},
-    rules=(Rule("{any}", ("{any}",)),),
+    rules=(SAME,),
 )
 
 T5_LLAMA_CPP = Table(

@@ -8,6 +8,7 @@ are stored, in layers that decode them while they compute.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypeVar
 
 import torch
@@ -30,6 +31,7 @@ from mochi.weights.stored import FLOATS
 Network = TypeVar("Network", bound=nn.Module)
 
 ALWAYS_FLOAT32 = frozenset({"pos_frequencies"})  # SPEC 2: bf16 could not tell positions apart
+_WEIGHTS = frozenset((*FLOATS, *FLOAT8))
 STAYS_SMALL: frozenset[Part] = frozenset({"dit", "t5"})
 """Parts whose quantised weights are kept as they are; those of a VAE would save little."""
 
@@ -106,26 +108,40 @@ def _load(
 ) -> Network:
     view = open_part(kind.part, source)
     network = kind.empty(view.config)
-    view.check(shapes_of(network))
+    expected = shapes_of(network)
+    view.check(expected)
     reader = WeightReader(view, device, check_finite)
     chosen = dtype or (torch.float32 if view.is_quantised else None)
     state = {}
-    for name in network.state_dict():  # one after the other: pieces of one are put together here
+    for name in expected:  # one after the other: pieces of one are put together here
         weight = reader.read(name)
         small = weight.is_small and not dequantize and kind.part in STAYS_SMALL
         if small and keep_small(network, name, weight, device, chosen or torch.float32):
             continue
-        state[name] = placed(name, weight.dense(), device, chosen)
-        if not (state[name].is_meta or _share(state[name], weight.data)):
+        state[name] = tensor = placed(name, weight.dense(), device, chosen)
+        if not (tensor is weight.data or tensor.is_meta or _share(tensor, weight.data)):
             view.read(name).forget()
     reader.finish()
-    # What is missing here are the layers that have their stored weights already.
-    network.load_state_dict(state, strict=False, assign=True)
+    assign(network, state)
     return network
 
 
 def _share(one: Tensor, other: Tensor) -> bool:
     return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+
+
+def assign(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Make tensors a network's parameters, names and shapes having been compared before.
+
+    `load_state_dict` would ask every layer for each of them once more, a sixth of the time that
+    loading takes; and it would have to be told that layers with stored weights lack theirs.
+    """
+    layers = dict(network.named_modules())
+    for name, tensor in state.items():
+        path, _, last = name.rpartition(".")
+        layer = layers[path]
+        trains = getattr(layer, last).requires_grad
+        layer.register_parameter(last, nn.Parameter(tensor, requires_grad=trains))
 
 
 class WeightReader:
@@ -145,7 +161,7 @@ class WeightReader:
         """
         stored = self._view.read(name)
         weight = stored.load(self._meta)
-        if weight.codec is None and weight.data.dtype not in FLOATS + FLOAT8:
+        if weight.data.dtype not in _WEIGHTS and weight.codec is None:
             raise WeightsError(
                 f"stores {name} as {weight.kind}; only floats and known quantisations load",
                 self._view.label,

@@ -27,6 +27,10 @@ class Rule:
     op: Op = STACK
 
 
+SAME = Rule("{any}", ("{any}",))
+"""The only line of a table whose layout has our names."""
+
+
 @dataclass(frozen=True)
 class Table:
     """The names of one network in one layout.
@@ -85,6 +89,7 @@ class Names:
             )
             for rule in table.rules
         ]
+        self._renames = table.rules != (SAME,)
         self._sources: dict[str, Sources] = {}
         self._ours: dict[str, str | None] = {}
 
@@ -105,6 +110,8 @@ class Names:
         return self._ours[their_name]
 
     def _found(self, our_name: str) -> Sources:
+        if not self._renames:
+            return Sources((our_name,), STACK)
         for ours, theirs, op in self._rules:
             values = ours.match(our_name)
             if values is not None:
@@ -112,6 +119,8 @@ class Names:
         raise KeyError(our_name)
 
     def _found_ours(self, their_name: str) -> str | None:
+        if not self._renames:
+            return their_name
         for ours, theirs, _ in self._rules:
             for template in theirs:
                 values: Values | None = template.match(their_name)

@@ -19,6 +19,9 @@ from mochi.weights.report import Shapes
 from mochi.weights.sizes import decoder_config, dit_config, encoder_config
 from mochi.weights.t5 import t5_shapes, t5_size
 
+_MADE = frozenset({torch.empty, torch.ones, torch.zeros})
+"""What layers make their parameters with."""
+
 Config = TypeVar("Config")
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -53,12 +56,13 @@ class Kind(Generic[Network]):
 
     def empty(self, config: Any) -> Network:
         """The network on the meta device."""
-        with torch.device("meta"), _Unfilled():
+        with _Nowhere():
             return self._build(config)
 
 
-class _Unfilled(TorchFunctionMode):
-    """Random numbers for new parameters are not drawn where there is no memory to put them."""
+class _Nowhere(TorchFunctionMode):
+    """New parameters are on the meta device, and nothing fills them. One mode in place of
+    `torch.device("meta")` and another: each costs every call some microseconds."""
 
     def __torch_function__(
         self,
@@ -69,6 +73,8 @@ class _Unfilled(TorchFunctionMode):
     ) -> Any:
         if getattr(func, "__module__", None) == nn.init.__name__:
             return (kwargs or {}).get("tensor", args[0] if args else None)
+        if func in _MADE:
+            return func(*args, **{**(kwargs or {}), "device": "meta"})
         return func(*args, **(kwargs or {}))
 
 

@@ -25,12 +25,16 @@ from mochi.core.errors import WeightsError
 from mochi.core.sizes import SPACE_FACTOR, TIME_FACTOR
 from mochi.weights.names import DIT_BLOCK, DIT_INNER, depth, indices
 
-Shapes = Mapping[str, tuple[int, ...]]
+Shape = tuple[int, ...]
+Shapes = Mapping[str, Shape]
+Voters = Mapping[tuple[str, Shape], int]
+"""Names and shapes of tensors, and how many there are of each."""
 Witness = tuple[str, int, Fraction]
 """A pattern of names, a dimension of their shapes, and what the size is as a part of it."""
 
 Config = TypeVar("Config")
 TIME_FEATURES = DiTConfig().time_features
+_BLOCK = re.compile(r"^blocks\.\d+\.")
 _RES = r"stack\.[0235]\.(weight|bias)"  # all of them begin with the width of their stage
 
 
@@ -40,9 +44,10 @@ def dit_config(shapes: Shapes) -> DiTConfig:
     Raises:
         WeightsError: the names that would tell a size are missing, or sizes contradict.
     """
-    width = _vote(shapes, "visual_width", _VISUAL_WIDTH)
-    text_width = _vote(shapes, "text_width", _TEXT_WIDTH)
-    head_dim = _vote(shapes, "head_dim", _HEAD_DIM)
+    alike = _alike_in_blocks(shapes)
+    width = _vote(alike, "visual_width", _VISUAL_WIDTH)
+    text_width = _vote(alike, "text_width", _TEXT_WIDTH)
+    head_dim = _vote(alike, "head_dim", _HEAD_DIM)
     return _checked(
         lambda: DiTConfig(
             depth=_depth(shapes, text_width),
@@ -50,12 +55,21 @@ def dit_config(shapes: Shapes) -> DiTConfig:
             head_dim=head_dim,
             visual_width=width,
             text_width=text_width,
-            text_features=_vote(shapes, "text_features", _TEXT_FEATURES),
-            time_features=_even(_vote(shapes, "time_features", _TIME_FEATURES, TIME_FEATURES)),
-            visual_ffn=_vote(shapes, "visual_ffn", _ffn("x"), ffn_width(width)),
-            text_ffn=_vote(shapes, "text_ffn", _ffn("y"), ffn_width(text_width)),
+            text_features=_vote(alike, "text_features", _TEXT_FEATURES),
+            time_features=_even(_vote(alike, "time_features", _TIME_FEATURES, TIME_FEATURES)),
+            visual_ffn=_vote(alike, "visual_ffn", _ffn("x"), ffn_width(width)),
+            text_ffn=_vote(alike, "text_ffn", _ffn("y"), ffn_width(text_width)),
         )
     )
+
+
+def _alike_in_blocks(shapes: Shapes) -> Voters:
+    """Each kind of tensor once, and how many blocks have it: hundreds of names would else be
+    matched with every pattern."""
+    found: Counter[tuple[str, Shape]] = Counter()
+    for name, shape in shapes.items():
+        found[_BLOCK.sub("blocks.0.", name, count=1), tuple(shape)] += 1
+    return found
 
 
 def _witness(pattern: str, dimension: int, part: Fraction | int = 1) -> Witness:
@@ -106,11 +120,12 @@ def decoder_config(shapes: Shapes) -> DecoderConfig:
     Raises:
         WeightsError: the names that would tell a size are missing, or sizes contradict.
     """
+    voters = _each(shapes)
     stages = len(_run(shapes, "blocks.{n}.proj.", first=1))
     last = stages + 1
-    channels = [_vote(shapes, "channels[0]", _decoder_first())]
+    channels = [_vote(voters, "channels[0]", _decoder_first())]
     channels += [
-        _vote(shapes, f"channels[{i}]", _decoder_stage(i, last)) for i in range(1, stages + 1)
+        _vote(voters, f"channels[{i}]", _decoder_stage(i, last)) for i in range(1, stages + 1)
     ]
     middle = [_blocks(shapes, f"blocks.{i}.blocks.{{n}}.stack.") for i in range(1, last)]
     return _checked(
@@ -123,7 +138,7 @@ def decoder_config(shapes: Shapes) -> DecoderConfig:
             ),
             time_expansions=_times_six(
                 {
-                    f"blocks.{i}.proj": _expansion(shapes, i, channels[i], usual)
+                    f"blocks.{i}.proj": _expansion(voters, i, channels[i], usual)
                     for i, usual in zip(
                         range(1, last), DecoderConfig().time_expansions, strict=True
                     )
@@ -154,12 +169,12 @@ def _decoder_stage(i: int, last: int) -> tuple[Witness, ...]:
     )
 
 
-def _expansion(shapes: Shapes, stage: int, channels: int, usual: int) -> int:
+def _expansion(voters: Voters, stage: int, channels: int, usual: int) -> int:
     """Expansion in time after a stage; `proj` packs (C, st, sh, sw)."""
     per_frame = channels * SPACE_STEP * SPACE_STEP
     pattern = rf"blocks\.{stage}\.proj\.(weight|bias)"
     witness = _witness(pattern, 0, Fraction(1, per_frame))
-    return _vote(shapes, "time_expansions", (witness,), usual)
+    return _vote(voters, "time_expansions", (witness,), usual)
 
 
 def encoder_config(shapes: Shapes) -> EncoderConfig:
@@ -168,11 +183,12 @@ def encoder_config(shapes: Shapes) -> EncoderConfig:
     Raises:
         WeightsError: the names that would tell a size are missing, or sizes contradict.
     """
+    voters = _each(shapes)
     down = _run(shapes, "layers.{n}.layers.")
     out = down[-1] + 1
-    channels = [_vote(shapes, "channels[0]", _encoder_first(down[0]))]
+    channels = [_vote(voters, "channels[0]", _encoder_first(down[0]))]
     channels += [
-        _vote(shapes, f"channels[{i + 1}]", _encoder_stage(layer, out))
+        _vote(voters, f"channels[{i + 1}]", _encoder_stage(layer, out))
         for i, layer in enumerate(down)
     ]
     middle = [_blocks(shapes, f"layers.{i}.layers.{{n}}.stack.", first=1) for i in down]
@@ -182,7 +198,7 @@ def encoder_config(shapes: Shapes) -> EncoderConfig:
             blocks=(down[0] - 1, *middle, _blocks(shapes, "layers.{n}.stack.", first=out)),
             time_reductions=_times_six(
                 {
-                    f"layers.{i}.layers.0.weight": _reduction(shapes, i, usual)
+                    f"layers.{i}.layers.0.weight": _reduction(voters, i, usual)
                     for i, usual in zip(down, EncoderConfig().time_reductions, strict=True)
                 }
             ),
@@ -190,10 +206,10 @@ def encoder_config(shapes: Shapes) -> EncoderConfig:
     )
 
 
-def _reduction(shapes: Shapes, layer: int, usual: int) -> int:
+def _reduction(voters: Voters, layer: int, usual: int) -> int:
     """Reduction in time by a down block: the length of its kernel."""
     return _vote(
-        shapes, "time_reductions", (_witness(rf"layers\.{layer}\.layers\.0\.weight", 2),), usual
+        voters, "time_reductions", (_witness(rf"layers\.{layer}\.layers\.0\.weight", 2),), usual
     )
 
 
@@ -224,16 +240,20 @@ def _encoder_stage(layer: int, out: int) -> tuple[Witness, ...]:
 # ----------------------------------------------------------------------------------------- helpers
 
 
+def _each(shapes: Shapes) -> Voters:
+    return {(name, tuple(shape)): 1 for name, shape in shapes.items()}
+
+
 def _vote(
-    shapes: Shapes, field: str, witnesses: Iterable[Witness], usual: int | None = None
+    voters: Voters, field: str, witnesses: Iterable[Witness], usual: int | None = None
 ) -> int:
     """The value that most tensors give; of equally many, the usual one, else the first listed."""
     votes: Counter[Fraction] = Counter()
     for pattern, dimension, part in witnesses:
         known = re.compile(pattern)
-        for name, shape in shapes.items():
-            if known.fullmatch(name) and len(shape) > dimension:
-                votes[shape[dimension] * part] += 1
+        for (name, shape), count in voters.items():
+            if len(shape) > dimension and known.fullmatch(name):
+                votes[shape[dimension] * part] += count
     whole = [value for value in votes if value.denominator == 1 and value]
     if whole:
         return int(max(whole, key=lambda value: (votes[value], value == usual)))
