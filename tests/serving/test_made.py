@@ -17,7 +17,6 @@ from mochi.serving.store.database import Database
 from mochi.serving.store.files import Files
 from mochi.serving.store.migrations import upgrade
 from mochi.serving.store.queue import SqlStore
-from mochi.serving.store.runtimes import Runtimes
 
 FACTS = {"seconds": {"denoise": 1.0}, "prompt_tokens": 5}
 
@@ -29,8 +28,8 @@ def shelf(tmp_path: Path) -> Iterator[Shelf]:
     bus = open_bus(database.unflushed())
     work, _ = new_work(tmp_path / "work")
     blobs = FolderBlobs(tmp_path / "blobs")
-    store, files, runtimes = SqlStore(database), Files(database), Runtimes(database)
-    yield Shelf(store, files, runtimes, blobs, bus, work, "here", (MODEL,))
+    store, files = SqlStore(database), Files(database)
+    yield Shelf(store, files, blobs, bus, work, "here", (MODEL,))
     bus.close()
     database.close()
 

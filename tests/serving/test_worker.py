@@ -49,10 +49,8 @@ def shelf(database_url: str, tmp_path: Path) -> Iterator[Shelf]:
     bus = open_bus(database)
     (tmp_path / "work").mkdir()
     blobs = FolderBlobs(tmp_path / "blobs")
-    files, runtimes = Files(database), Runtimes(database)
-    yield Shelf(
-        SqlStore(database), files, runtimes, blobs, bus, tmp_path / "work", "here", (MODEL,)
-    )
+    store, files = SqlStore(database), Files(database)
+    yield Shelf(store, files, blobs, bus, tmp_path / "work", "here", (MODEL,))
     bus.close()
     database.close()
 
@@ -98,7 +96,7 @@ def test_a_job_becomes_a_video_with_its_story(shelf: Shelf) -> None:
     kinds = [told.type for told in shelf.bus.since(job_id, 0)]
     assert kinds.count("step") == 4
     assert kinds.count("preview") == 1  # only the latest is kept
-    assert shelf.runtimes.estimate(MODEL, REQUEST) is not None
+    assert Runtimes(shelf.store.database).estimate(MODEL, REQUEST) is not None
     assert list(shelf.work.iterdir()) == []
 
 
@@ -225,14 +223,14 @@ def test_a_process_that_slept_keeps_what_it_was_making(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its leases have run out by the time that it wakes, and its housekeeping may wake first."""
-    monkeypatch.setattr("mochi.serving.worker._SECONDS_BETWEEN_RENEWALS", 3600.0)
+    monkeypatch.setattr("mochi.serving.reporting._SECONDS_BETWEEN", 3600.0)
     job_id = add(shelf, "slow circle", steps=10)
     with working(shelf) as worker:
         until(lambda: (job := shelf.store.get(job_id)) and job.status == "processing")
         with monkeypatch.context() as asleep:
             later = time.time() + 1000
             asleep.setattr(shelf.store.database, "clock", lambda: later)
-            asleep.setattr("mochi.serving.worker.time.time", lambda: later)
+            asleep.setattr("mochi.serving.reporting.time.time", lambda: later)
             worker.hold()
             assert shelf.store.sweep(3) == []
         job = ended(shelf, job_id)

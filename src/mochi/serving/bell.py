@@ -11,19 +11,35 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
-from mochi.serving.store.database import Database
+from sqlalchemy.engine import Connection
+
+from mochi.serving.jobs import new_id
+from mochi.serving.store.database import Database, DatabaseError
 
 Wake = Callable[[], None]
 CHANNEL = "mochi"
+_NOTIFY = "SELECT pg_notify(%s, %s)"
 JOBS = "jobs"
 """The topic of the queue: something was enqueued, taken or ended."""
+
+
+def story_of(job_id: str) -> str:
+    """The topic of what a run says on its way; the job's own id is that of its beginnings and ends,
+    so that whoever waits for an end is not woken by each step."""
+    return f"{job_id} story"
 
 
 class Bell(Protocol):
     """Rings and listeners, by topic. Thread safe."""
 
-    def ring(self, topic: str) -> None:
-        """Wake everyone who listens to a topic."""
+    def ring(self, *topics: str) -> None:
+        """Wake everyone who listens to one of the topics."""
+
+    def announce(self, connection: Connection, topic: str) -> None:
+        """Wake those elsewhere when this transaction is over; `wake` is for those here."""
+
+    def wake(self, *topics: str) -> None:
+        """Wake those of this process."""
 
     def listen(self, topic: str, wake: Wake) -> Callable[[], None]:
         """Call `wake` at each ring, from any thread, until the returned function is called."""
@@ -39,10 +55,17 @@ class LocalBell:
         self._lock = threading.Lock()
         self._listeners: dict[str, list[Wake]] = {}
 
-    def ring(self, topic: str) -> None:
-        """Wake everyone who listens to a topic."""
+    def ring(self, *topics: str) -> None:
+        """Wake everyone who listens to one of the topics."""
+        self.wake(*topics)
+
+    def announce(self, connection: Connection, topic: str) -> None:
+        """Nobody is elsewhere."""
+
+    def wake(self, *topics: str) -> None:
+        """Wake those of this process."""
         with self._lock:
-            listeners = list(self._listeners.get(topic, ()))
+            listeners = [wake for topic in topics for wake in self._listeners.get(topic, ())]
         for wake in listeners:
             wake()
 
@@ -70,16 +93,22 @@ class PostgresBell(LocalBell):
         super().__init__()
         self._database = database
         self._retry_seconds = retry_seconds
+        self._name = new_id()  # PostgreSQL brings our own rings back to us
         self._closed = threading.Event()
         self.ready = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="bell", daemon=True)
         self._thread.start()
 
-    def ring(self, topic: str) -> None:
+    def ring(self, *topics: str) -> None:
         """Wake everyone, here at once, elsewhere as soon as PostgreSQL tells them."""
-        super().ring(topic)
-        with self._database.write() as connection:
-            connection.exec_driver_sql("SELECT pg_notify(%s, %s)", (CHANNEL, topic))
+        self.wake(*topics)
+        with suppress(DatabaseError), self._database.single() as connection:
+            for topic in topics:
+                self.announce(connection, topic)
+
+    def announce(self, connection: Connection, topic: str) -> None:
+        """Wake those elsewhere when this transaction is over; `wake` is for those here."""
+        connection.exec_driver_sql(_NOTIFY, (CHANNEL, f"{self._name} {topic}"))
 
     def close(self) -> None:
         """Stop listening to others."""
@@ -104,7 +133,9 @@ class PostgresBell(LocalBell):
             self.ready.set()
             while not self._closed.is_set():
                 for note in connection.notifies(timeout=0.5):
-                    super().ring(note.payload)
+                    name, _, topic = note.payload.partition(" ")
+                    if name != self._name:
+                        self.wake(topic)
 
 
 @contextmanager

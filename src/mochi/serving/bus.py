@@ -9,11 +9,23 @@ from typing import Any, Literal, Protocol
 
 import sqlalchemy as sa
 
-from mochi.serving.bell import Bell, LocalBell, PostgresBell, Wake
+from mochi.serving.bell import Bell, LocalBell, PostgresBell, Wake, story_of
 from mochi.serving.store.database import Database
 from mochi.serving.store.tables import events
 
 Kind = Literal["phase", "step", "frames", "preview", "log", "retry"]
+News = tuple[Kind, Mapping[str, Any]]
+"""An event that is to be told: its kind and its data."""
+
+_MINE = events.c.prediction == sa.bindparam("job")
+_ADD = sa.insert(events)
+_FORGET_PREVIEWS = sa.delete(events).where(_MINE, events.c.type == "preview")
+_SINCE = (
+    sa.select(events.c.id, events.c.type, events.c.data)
+    .where(_MINE, events.c.id > sa.bindparam("after"))
+    .order_by(events.c.id)
+)
+_SINCE_WITHOUT_PREVIEWS = _SINCE.where(events.c.type != "preview")
 
 
 @dataclass(frozen=True)
@@ -28,14 +40,14 @@ class Told:
 class EventBus(Protocol):
     """Events of jobs. Thread safe."""
 
-    def publish(self, job_id: str, kind: Kind, data: Mapping[str, Any]) -> None:
-        """Keep an event and wake who listens. A preview replaces the one before."""
+    def publish(self, job_id: str, *news: News) -> None:
+        """Keep events and wake who listens. A preview replaces those before."""
 
     def since(self, job_id: str, after: int, *, previews: bool = True) -> list[Told]:
         """Events behind an id, in order."""
 
-    def ring(self, topic: str) -> None:
-        """Wake who listens to a job, or to the queue."""
+    def ring(self, *topics: str) -> None:
+        """Wake who listens to a job's beginnings and ends, or to the queue."""
 
     def listen(self, topic: str, wake: Wake) -> Callable[[], None]:
         """Call `wake` at each event or ring, from any thread, until the result is called."""
@@ -51,30 +63,33 @@ class SqlEvents:
         self._database = database
         self._bell = bell
 
-    def publish(self, job_id: str, kind: Kind, data: Mapping[str, Any]) -> None:
-        """Keep an event and wake who listens. A preview replaces the one before."""
+    def publish(self, job_id: str, *news: News) -> None:
+        """Keep events and wake who listens. A preview replaces those before."""
+        last = max((at for at, (kind, _) in enumerate(news) if kind == "preview"), default=None)
+        rows = [
+            {"prediction": job_id, "type": kind, "data": dict(data)}
+            for at, (kind, data) in enumerate(news)
+            if kind != "preview" or at == last
+        ]
+        topic = story_of(job_id)
         with suppress(sa.exc.IntegrityError), self._database.write() as connection:
             # A job that was deleted meanwhile has no story any more.
-            if kind == "preview":
-                old = sa.and_(events.c.prediction == job_id, events.c.type == "preview")
-                connection.execute(sa.delete(events).where(old))
-            values = {"prediction": job_id, "type": kind, "data": dict(data)}
-            connection.execute(sa.insert(events), values)
-        self._bell.ring(job_id)
+            if last is not None:
+                connection.execute(_FORGET_PREVIEWS, {"job": job_id})
+            connection.execute(_ADD, rows)
+            self._bell.announce(connection, topic)
+        self._bell.wake(topic)
 
     def since(self, job_id: str, after: int, *, previews: bool = True) -> list[Told]:
         """Events behind an id, in order."""
-        query = sa.select(events.c.id, events.c.type, events.c.data).where(
-            events.c.prediction == job_id, events.c.id > after
-        )
-        if not previews:
-            query = query.where(events.c.type != "preview")
-        with self._database.read() as connection:
-            return [Told(**row._mapping) for row in connection.execute(query.order_by(events.c.id))]
+        query = _SINCE if previews else _SINCE_WITHOUT_PREVIEWS
+        with self._database.single() as connection:
+            rows = connection.execute(query, {"job": job_id, "after": after})
+            return [Told(**row._mapping) for row in rows]
 
-    def ring(self, topic: str) -> None:
-        """Wake who listens to a job, or to the queue."""
-        self._bell.ring(topic)
+    def ring(self, *topics: str) -> None:
+        """Wake who listens to a job's beginnings and ends, or to the queue."""
+        self._bell.ring(*topics)
 
     def listen(self, topic: str, wake: Wake) -> Callable[[], None]:
         """Call `wake` at each event or ring, from any thread, until the result is called."""

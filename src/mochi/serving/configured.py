@@ -17,7 +17,6 @@ from mochi.serving.shelf import Shelf
 from mochi.serving.store.database import Database
 from mochi.serving.store.files import Files
 from mochi.serving.store.queue import SqlStore
-from mochi.serving.store.runtimes import Runtimes
 
 
 def model_entries(settings: ServeSettings) -> tuple[ModelEntry, ...]:
@@ -52,7 +51,6 @@ def make_shelf(
     return Shelf(
         SqlStore(database),
         Files(database),
-        Runtimes(database),
         open_blobs(settings.blobs or settings.data / "blobs"),
         bus,
         work,

@@ -81,7 +81,8 @@ def sweep(services: Services) -> None:
         log.info("job_swept", id=job.id, status=job.status, attempts=job.attempts)
         if job.status == "starting":
             reason = "the runner gave no sign of life"
-            services.bus.publish(job.id, "retry", {"attempt": job.attempts, "reason": reason})
+            retry = {"attempt": job.attempts, "reason": reason}
+            services.bus.publish(job.id, ("retry", retry))
         services.bus.ring(job.id)
     if swept:
         services.bus.ring(JOBS)

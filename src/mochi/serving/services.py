@@ -20,6 +20,7 @@ from mochi.serving import made
 from mochi.serving.blobs import Blobs
 from mochi.serving.bus import EventBus, open_bus
 from mochi.serving.configured import make_shelf, model_entries
+from mochi.serving.errands import Errands
 from mochi.serving.fleet.opening import open_fleet
 from mochi.serving.housekeeping import Housekeeper
 from mochi.serving.jobs import ENDED, Job
@@ -84,6 +85,7 @@ class Services:
     lock: int
     port: int = 0
     stopping: threading.Event = field(default_factory=threading.Event)
+    errands: Errands = field(default_factory=Errands)
     trainers: Trainers | None = None
     fleet: Fleet | None = None
 
@@ -199,7 +201,7 @@ def _open(
         work,
         instance,
         offers,
-        on_end=lambda job: _ended(job, metrics, audit),
+        on_end=lambda job: metrics.ended(job.model, job.status, job.metrics.get("predict_time")),
         on_flag=lambda job, verdict: _flagged(job, verdict, audit),
     )
     _take_back(shelf, gone)
@@ -254,11 +256,6 @@ def _take_back(shelf: Shelf, gone: Sequence[Path]) -> None:
     if returned:
         log.info("jobs_taken_back", count=returned)
     made.remove(gone)
-
-
-def _ended(job: Job, metrics: Metrics, audit: Audit) -> None:
-    metrics.ended(job.model, job.status, job.metrics.get("predict_time"))
-    audit.ended(job)
 
 
 def _flagged(job: Job, verdict: Mapping[str, Any], audit: Audit) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import structlog
 
+from mochi.serving.bell import JOBS
 from mochi.serving.blobs import Blobs
 from mochi.serving.bus import EventBus
 from mochi.serving.jobs import Job, Outcome
@@ -19,7 +20,6 @@ from mochi.serving.runner.protocol import Runner
 from mochi.serving.store.database import DatabaseError
 from mochi.serving.store.files import Files, NewFile
 from mochi.serving.store.protocol import Store
-from mochi.serving.store.runtimes import Runtimes
 
 log = structlog.get_logger()
 _PATIENCE_SECONDS = 120.0
@@ -42,7 +42,6 @@ class Shelf:
 
     store: Store
     files: Files
-    runtimes: Runtimes
     blobs: Blobs
     bus: EventBus
     work: Path
@@ -85,19 +84,18 @@ def stored(shelf: Shelf, job: Job, path: Path, facts: Mapping[str, Any]) -> Outc
     return Outcome(file_id, metrics | {"phases": seconds})
 
 
-def end(shelf: Shelf, job: Job, outcome: Outcome) -> None:
-    """End a job that is ours; what it made goes where it is no longer."""
+def end(shelf: Shelf, job: Job, outcome: Outcome, lines: str = "", **progress: Any) -> None:
+    """End a job that is ours, with the last it said; what it made goes where it is no longer."""
     if shelf.price_per_hour is not None and outcome.error is None and job.started_at:
         ran = (time.time() - job.started_at) / outcome.metrics.get("together", 1)
         price = {"price": round(ran / 3600 * shelf.price_per_hour, 6)}
         outcome = Outcome(outcome.output_file, {**outcome.metrics, **price})
-    ended = patiently(job.id, lambda: shelf.store.finish(job, outcome))
+    ended = patiently(job.id, lambda: shelf.store.finish(job, outcome, lines, **progress))
+    shelf.bus.ring(job.id, JOBS)
     if ended is None and outcome.output_file is not None:  # cancelled, or taken by another
         shelf.files.remove(outcome.output_file)
         shelf.blobs.delete(outcome.output_file)
     elif ended is not None:
-        if ended.status == "succeeded":
-            patiently(job.id, lambda: shelf.runtimes.add(ended))
         shelf.on_end(ended)
 
 

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any
 
 import structlog
 
 from mochi.core.errors import Cancelled, OutputError
 from mochi.serving.batches import fits_beside, passes_tokens
 from mochi.serving.bell import JOBS
-from mochi.serving.bus import Kind
 from mochi.serving.jobs import Job, Outcome, new_id
 from mochi.serving.made import forget, read_note
-from mochi.serving.progress import bar
+from mochi.serving.reporting import Report
 from mochi.serving.runner.protocol import RunFailedError, Runner, RunnerDiedError
 from mochi.serving.shelf import Shelf, end, patiently, stored
 from mochi.serving.store.database import DatabaseError
 
 log = structlog.get_logger()
 _LOOK_SECONDS = 1.0
-_SECONDS_BETWEEN_RENEWALS = 0.25
 _LONGEST_PAUSE = 60.0
 
 
@@ -111,9 +107,6 @@ class Worker:
             self._work(self._runs)
         finally:
             self._runs = []
-            for it in jobs:
-                shelf.bus.ring(it.id)
-            shelf.bus.ring(JOBS)
 
     def _beside(self, job: Job) -> list[Job]:
         """Waiting jobs that are made in one batch with this one, because that is faster. One that
@@ -161,22 +154,14 @@ class _Run:
         self._beside = beside
         self._runner = runner
         self._shelf = shelf
-        self._ours = True
         self._handing_back = False
-        self._over = threading.Event()
-        self._lock = threading.Lock()
-        self._keeping = threading.Lock()
-        self._lines: list[str] = []
-        self._progress: dict[str, Any] = {}
-        self._renewed = 0.0
-        self._until = time.time() + shelf.lease_seconds
+        self._report = Report(job, shelf, lambda: runner.cancel(job.id))
         self.file_id = new_id()
         self._path = shelf.work / f"{self.file_id}.mp4"
 
     def hold(self) -> None:
         """See `Worker.hold`."""
-        if not self._over.is_set() and time.time() > self._until - self._shelf.lease_seconds / 2:
-            self._renew(force=True)
+        self._report.hold()
 
     def hand_back(self) -> None:
         """Stop, and let the job wait again."""
@@ -185,12 +170,11 @@ class _Run:
 
     def work(self) -> None:
         job = self.job
-        keeper = threading.Thread(target=self._keep_alive, name=f"lease {job.id}", daemon=True)
-        keeper.start()
+        self._report.start()
         log.info("job_started", id=job.id, account=job.account, attempt=job.attempts)
         try:
             facts = self._runner.run(
-                job.id, job.model, job.request, self._path, self._hear, self._beside
+                job.id, job.model, job.request, self._path, self._report.hear, self._beside
             )
             self._end(stored(self._shelf, job, self._path, facts))
         except Cancelled:
@@ -205,8 +189,7 @@ class _Run:
             self._give_back(str(error), blame=False)
             raise
         finally:
-            self._over.set()
-            keeper.join()
+            self._report.close()
             forget(self._path)
             log.info("job_left", id=job.id)
 
@@ -228,61 +211,13 @@ class _Run:
         self._end(Outcome(error=f"[{error.code}] {error}"))
 
     def _end(self, outcome: Outcome) -> None:
-        self._renew(force=True)
-        end(self._shelf, self.job, outcome)
+        lines, progress = self._report.rest()
+        end(self._shelf, self.job, outcome, lines, **progress)
 
     def _give_back(self, line: str, *, blame: bool) -> None:
         shelf, job = self._shelf, self.job
         if patiently(job.id, lambda: shelf.store.give_back(job, line, blame=blame)):
-            self._publish("retry", {"attempt": job.attempts, "reason": line})
-
-    def _hear(self, kind: str, data: Mapping[str, Any]) -> None:
-        """An event of the run, in the runner's reading thread."""
-        with self._lock:
-            if kind == "phase":
-                self._progress |= {"phase": data["phase"]}
-            elif kind == "step":
-                self._progress |= {"step": data["step"], "steps": data["steps"]}
-                self._lines.append(bar(data))
-            elif kind == "log":
-                self._lines.append(str(data["line"]))
-        if self._ours and kind in ("phase", "step", "frames", "preview", "log"):
-            self._publish(kind, data)
-        self._renew()
-
-    def _publish(self, kind: Any, data: Mapping[str, Any]) -> None:
-        known: Kind = kind
-        with suppress(DatabaseError):  # progress that is missed comes with the next step
-            self._shelf.bus.publish(self.job.id, known, data)
-
-    def _renew(self, *, force: bool = False) -> None:
-        """Renew the lease with what was heard; stop when the job is no longer ours."""
-        if self._keeping.acquire(blocking=force):  # what another has begun to say is said first
-            try:
-                if force or time.monotonic() - self._renewed >= _SECONDS_BETWEEN_RENEWALS:
-                    self._keep()
-            finally:
-                self._keeping.release()
-
-    def _keep(self) -> None:
-        with self._lock:
-            self._renewed = time.monotonic()
-            self._until = time.time() + self._shelf.lease_seconds
-            lines, self._lines = self._lines, []
-            progress, self._progress = self._progress, {}
-        text = "".join(f"{line}\n" for line in lines)
-        try:
-            ours = self._shelf.store.keep(self.job, self._shelf.lease_seconds, text, **progress)
-        except DatabaseError as error:
-            log.warning("lease_not_renewed", id=self.job.id, reason=str(error))
-            with self._lock:
-                self._lines = lines + self._lines
-            return
-        if not ours and self._ours:
-            self._ours = False
-            self._runner.cancel(self.job.id)
-
-    def _keep_alive(self) -> None:
-        """Renew while the run says nothing, and notice a cancellation."""
-        while not self._over.wait(_SECONDS_BETWEEN_RENEWALS):
-            self._renew()
+            with suppress(DatabaseError):
+                retry = {"attempt": job.attempts, "reason": line}
+                shelf.bus.publish(job.id, ("retry", retry))
+            shelf.bus.ring(job.id, JOBS)

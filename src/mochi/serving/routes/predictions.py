@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
-from starlette.concurrency import run_in_threadpool
 
 from mochi.serving.auth import Base, Maker, Parts, Reader
 from mochi.serving.bell import JOBS
 from mochi.serving.hearing import rings
 from mochi.serving.jobs import Job
 from mochi.serving.orders import Order, enqueue, wait_seconds
-from mochi.serving.present import prediction, shared
+from mochi.serving.present import as_json, prediction, shared
 from mochi.serving.problems import Problem, invalid, not_found
 from mochi.serving.schemas import (
     Batch,
@@ -83,7 +83,7 @@ async def _create(
 ) -> dict[str, Any]:
     seconds = wait_seconds(request.headers)
     order = _order(request, body, version, base, who)
-    (job, *_), known = await run_in_threadpool(enqueue, parts, order, [body.input])
+    (job, *_), known = await parts.errands.order(lambda: enqueue(parts, order, [body.input]))
     if known:
         response.headers[_REPLAYED] = "true"
     if seconds is not None:
@@ -137,7 +137,7 @@ async def ended_within(parts: Services, job: Job, seconds: float) -> Job:
     async with rings(parts.bus, job.id) as rung:
         while not job.ended and (left := end - loop.time()) > 0 and not parts.stopping.is_set():
             rung.clear()
-            found = await run_in_threadpool(parts.store.get, job.id)
+            found = await parts.errands.look(partial(parts.store.get, job.id))
             if found is None:
                 raise not_found()
             job = found
@@ -168,9 +168,10 @@ def page(
 
 
 @router.get("/v1/predictions/{job_id}", response_model=Prediction, responses=problems(404))
-def get(job_id: str, parts: Parts, base: Base, who: Reader) -> Any:
+async def get(job_id: str, parts: Parts, base: Base, who: Reader) -> Any:
     """One prediction."""
-    return prediction(find(parts, job_id, who), base, parts.links)
+    job = await parts.errands.look(lambda: find(parts, job_id, who))
+    return as_json(prediction(job, base, parts.links))
 
 
 @router.post("/v1/predictions/{job_id}/cancel", response_model=Prediction, responses=problems(404))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query
 from fastapi.responses import StreamingResponse
-from starlette.concurrency import run_in_threadpool
 
 from mochi.serving.auth import Base, Parts, Reader
-from mochi.serving.bell import JOBS
+from mochi.serving.bell import JOBS, story_of
 from mochi.serving.estimates import place
 from mochi.serving.hearing import rings
 from mochi.serving.jobs import Job
@@ -68,14 +68,14 @@ def stream(
 async def _follow(parts: Services, job: Job, told: _Progress | _Dialect) -> AsyncIterator[str]:
     """Say what is new, wait for a ring, and again, until the job has ended."""
     ticks = 0
-    async with rings(parts.bus, job.id, JOBS) as rung:
+    async with rings(parts.bus, job.id, story_of(job.id), JOBS) as rung:
         while True:
             rung.clear()
             # The row first: what was published before its end is then there to be read.
-            found = await run_in_threadpool(parts.store.get, job.id)
+            found = await parts.errands.look(lambda: parts.store.get(job.id))
             if found is None:
                 return
-            for text in await run_in_threadpool(told.news, found):
+            for text in await parts.errands.look(partial(told.news, found)):
                 ticks = 0
                 yield text
             if found.ended:

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from mochi.serving.auth import Base, Maker, Parts, Reader
@@ -16,7 +15,7 @@ from mochi.serving.bell import JOBS
 from mochi.serving.inputs import FIELDS, LORAS, MAX_FPS, snap_frames
 from mochi.serving.jobs import Job
 from mochi.serving.orders import Order, enqueue
-from mochi.serving.present import video
+from mochi.serving.present import as_json, video
 from mochi.serving.problems import Problem, invalid, not_found
 from mochi.serving.routes.files import content_of
 from mochi.serving.schemas import Strict, Video, VideoDeleted, VideoPage, video_problems
@@ -70,8 +69,8 @@ async def create(request: Request, parts: Parts, base: Base, who: Maker) -> Any:
     model = fields.pop("model", None)
     if model is not None and not isinstance(model, str):
         raise invalid([_wrong("model", "is not text")])
-    job = await run_in_threadpool(
-        _enqueue, parts, request, who, base, model, fields, fields, extras={}
+    job = await parts.errands.order(
+        lambda: _enqueue(parts, request, who, base, model, fields, fields, extras={})
     )
     return video(job, parts.links)
 
@@ -99,9 +98,10 @@ def page(
 
 
 @router.get("/v1/videos/{job_id}", response_model=Video, responses=video_problems(404))
-def get(job_id: str, parts: Parts, who: Reader) -> Any:
+async def get(job_id: str, parts: Parts, who: Reader) -> Any:
     """One video."""
-    return video(_find(parts, job_id, who), parts.links)
+    job = await parts.errands.look(lambda: _find(parts, job_id, who))
+    return as_json(video(job, parts.links))
 
 
 @router.delete("/v1/videos/{job_id}", response_model=VideoDeleted, responses=video_problems(404))

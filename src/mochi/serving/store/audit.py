@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from mochi.serving.jobs import Job
 from mochi.serving.store.database import Database, DatabaseError
@@ -21,23 +22,8 @@ class Audit:
 
     def add(self, account: str, action: str, prediction: str | None, **detail: Any) -> None:
         """One line."""
-        values = {
-            "at": self._database.clock(),
-            "account": account,
-            "action": action,
-            "prediction": prediction,
-            "detail": detail,
-        }
         with self._database.write() as connection:
-            connection.execute(sa.insert(audit), values)
-
-    def ended(self, job: Job) -> None:
-        """How a run ended; the line is lost where the database is away."""
-        refused = (job.error or "").startswith("[refused]")
-        detail = {"seconds": job.metrics.get("predict_time")}
-        with suppress(DatabaseError):
-            more = {"reason": job.error} if refused else {}
-            self.add(job.account, "refused" if refused else job.status, job.id, **detail, **more)
+            note(connection, self._database.clock(), account, action, prediction, **detail)
 
     def flagged(self, job: Job, verdict: Mapping[str, Any]) -> None:
         """What classifiers found in a run that went on; as `ended`."""
@@ -49,3 +35,25 @@ class Audit:
         with self._database.read() as connection:
             rows = connection.execute(sa.select(audit).order_by(audit.c.id.desc()).limit(limit))
             return [dict(row._mapping) for row in rows]
+
+
+def note(
+    connection: Connection,
+    now: float,
+    account: str,
+    action: str,
+    prediction: str | None,
+    **detail: Any,
+) -> None:
+    """One line, in a transaction of what it tells of."""
+    values = {"at": now, "account": account, "action": action, "prediction": prediction}
+    connection.execute(sa.insert(audit), values | {"detail": detail})
+
+
+def note_end(connection: Connection, job: Job, now: float) -> None:
+    """How a run ended."""
+    refused = (job.error or "").startswith("[refused]")
+    detail = {"seconds": job.metrics.get("predict_time")} | (
+        {"reason": job.error} if refused else {}
+    )
+    note(connection, now, job.account, "refused" if refused else job.status, job.id, **detail)

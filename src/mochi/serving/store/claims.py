@@ -1,4 +1,4 @@
-"""Whose turn it is, as a query, and what taking a job changes."""
+"""Whose turn it is, as queries, and what taking a job changes."""
 
 from __future__ import annotations
 
@@ -21,21 +21,43 @@ Fits = Callable[[Mapping[str, Any]], bool]
 _p = predictions.c
 
 
-def in_order(now: float) -> sa.Select[Any]:
-    """Waiting jobs in their turn: priority, then those that failed least, then accounts in turn,
-    then age. The rows are locked; those that another has locked are passed over."""
-    columns = (_p.seq, _p.account, _p.token, _p.version, _p.request)
-    return (
-        sa.select(*columns)
-        .join(accounts, accounts.c.name == _p.account)
-        .where(
-            _p.status == "starting",
-            sa.or_(_p.deadline.is_(None), _p.deadline > now),
-            may_run(_p.token),
-        )
-        .order_by(_p.priority.desc(), _p.attempts, accounts.c.last_claim, _p.seq)
-        .with_for_update(of=predictions, skip_locked=True)
+_IN_TURN: sa.Select[Any] = (
+    sa.select(_p.seq, _p.account, _p.token, _p.version, _p.request)
+    .join(accounts, accounts.c.name == _p.account)
+    .where(
+        _p.status == "starting",
+        sa.or_(_p.deadline.is_(None), _p.deadline > sa.bindparam("now")),
+        may_run(_p.token),
     )
+    .order_by(_p.priority.desc(), _p.attempts, accounts.c.last_claim, _p.seq)
+    .with_for_update(of=predictions, skip_locked=True)
+)
+"""Waiting jobs in their turn: priority, then those that failed least, then accounts in turn, then
+age. The rows are locked; those that another has locked are passed over. The queries are values, as
+SQLAlchemy takes longer to put one together than SQLite to answer it."""
+
+NEXT = _IN_TURN.where(_p.model.in_(sa.bindparam("models", expanding=True))).limit(1)
+"""The job whose turn it is at `now`, of these `models`."""
+
+BESIDE = _IN_TURN.where(_p.model == sa.bindparam("model"), _p.attempts == 0).limit(LOOKED_AT)
+"""Waiting jobs of this `model` that no runner has begun."""
+
+TAKE = (
+    sa.update(predictions)
+    .where(_p.seq == sa.bindparam("which"))
+    .values(
+        status="processing",
+        attempts=_p.attempts + 1,
+        started_at=sa.bindparam("now"),
+        lease_token=sa.bindparam("lease"),
+        lease_owner=sa.bindparam("owner"),
+        lease_until=sa.bindparam("until"),
+        phase=None,
+        step=0,
+    )
+    .returning(predictions)
+)
+"""Take the job of seq `which`."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +68,8 @@ class Lease:
     now: float
     seconds: float
 
-    def change(self) -> dict[str, Any]:
-        """What taking a job changes in its row."""
-        return {
-            "status": "processing",
-            "attempts": _p.attempts + 1,
-            "started_at": self.now,
-            "lease_token": new_id(),
-            "lease_owner": self.owner,
-            "lease_until": self.now + self.seconds,
-            "phase": None,
-            "step": 0,
-        }
+    def of(self, seq: int) -> dict[str, Any]:
+        """What `TAKE` is to be told."""
+        until = self.now + self.seconds
+        took = {"now": self.now, "until": until, "owner": self.owner}
+        return took | {"which": seq, "lease": new_id()}

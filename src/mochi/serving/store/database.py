@@ -19,7 +19,10 @@ from mochi.core.errors import MochiError, RequestError
 
 _BUSY_SECONDS = 30
 _POOL = 20
-_READ_ONLY = "mochi_read_only"
+_READ_ONLY, _SINGLE = "mochi_read_only", "mochi_single"
+_USED_AT = "mochi_used_at"
+_QUIET_SECONDS = 1.0
+"""A connection that was at work within this time is taken to be alive."""
 
 
 class DatabaseError(MochiError):
@@ -37,6 +40,9 @@ class Database:
     def __init__(self, engine: Engine, clock: Callable[[], float] = time.time):
         self.engine = engine
         self.clock = clock
+        self._singly = engine.execution_options(
+            **({"isolation_level": "AUTOCOMMIT"} if self.is_postgresql else {_SINGLE: True})
+        )
         # SQLite lets one write at a time, and has the others look again after a nap of up to a
         # tenth of a second. Those of this process wait here instead, and are woken in turn.
         self._turn: AbstractContextManager[object] = (
@@ -95,6 +101,17 @@ class Database:
         """
         with _named(), self.engine.connect() as connection:
             yield connection.execution_options(**{_READ_ONLY: True})
+
+    @contextmanager
+    def single(self) -> Iterator[Connection]:
+        """For statements that need no transaction around them: each one is whole by itself. What
+        changes a row is for `write`.
+
+        Raises:
+            DatabaseError: it does not answer.
+        """
+        with _named(), self._singly.connect() as connection:
+            yield connection
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -157,19 +174,36 @@ def _sqlite(url: sa.URL, durable: bool) -> Engine:
     @sa.event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         # A writer takes its lock at once: taking it later could fail, after work was done.
-        reads = connection.get_execution_options().get(_READ_ONLY)
-        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+        options = connection.get_execution_options()
+        if _SINGLE not in options:
+            connection.exec_driver_sql("BEGIN" if _READ_ONLY in options else "BEGIN IMMEDIATE")
 
     return engine
 
 
 def _postgresql(url: sa.URL, durable: bool) -> Engine:
     options = "" if durable else "-c synchronous_commit=off"
-    return sa.create_engine(
+    engine = sa.create_engine(
         url.set(drivername="postgresql+psycopg"),
         pool_size=_POOL,
         max_overflow=_POOL,
-        pool_pre_ping=True,  # the database may have gone away and come back
         pool_timeout=_BUSY_SECONDS,
         connect_args={"connect_timeout": 10, "options": options},
     )
+
+    @sa.event.listens_for(engine, "connect")
+    @sa.event.listens_for(engine, "checkin")
+    def note(connection: Any, record: Any) -> None:
+        record.info[_USED_AT] = time.monotonic()
+
+    @sa.event.listens_for(engine, "checkout")
+    def see_whether_alive(connection: Any, record: Any, proxy: object) -> None:
+        """The database may have gone away and come back."""
+        if time.monotonic() - record.info[_USED_AT] < _QUIET_SECONDS:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except engine.dialect.loaded_dbapi.Error:
+            raise sa.exc.InvalidatePoolError from None
+
+    return engine

@@ -10,6 +10,11 @@ from mochi.serving.store.database import Database
 from mochi.serving.store.tables import outbox
 
 _o = outbox.c
+_DUE = (
+    sa.select(_o.id, _o.message, _o.prediction, _o.event, _o.created_at, _o.attempts)
+    .where(_o.next_at <= sa.bindparam("now"))
+    .order_by(_o.id)
+)
 
 
 @dataclass(frozen=True)
@@ -33,10 +38,12 @@ class Outbox:
     def take(self, limit: int, seconds: float) -> list[Letter]:
         """Those that are due; nobody else gets them for so many seconds."""
         now = self._database.clock()
-        columns = (_o.id, _o.message, _o.prediction, _o.event, _o.created_at, _o.attempts)
-        due = sa.select(*columns).where(_o.next_at <= now).order_by(_o.id).limit(limit)
+        with self._database.single() as connection:  # most often nothing is
+            if connection.execute(_DUE.limit(1), {"now": now}).first() is None:
+                return []
         with self._database.write() as connection:
-            rows = connection.execute(due.with_for_update(skip_locked=True)).all()
+            due = _DUE.limit(limit).with_for_update(skip_locked=True)
+            rows = connection.execute(due, {"now": now}).all()
             ids = [row.id for row in rows]
             later = sa.update(outbox).where(_o.id.in_(ids)).values(next_at=now + seconds)
             connection.execute(later)

@@ -45,8 +45,9 @@ class Store(Protocol):
     def keep(self, job: Job, lease_seconds: float, lines: str = "", **progress: Any) -> bool:
         """Renew a lease, with what has happened; False: the job is no longer ours, stop."""
 
-    def finish(self, job: Job, outcome: Outcome) -> Job | None:
-        """End a job that is ours; None: it is no longer ours, and nothing was changed."""
+    def finish(self, job: Job, outcome: Outcome, lines: str = "", **progress: Any) -> Job | None:
+        """End a job that is ours, with what has happened; None: it is no longer ours, and nothing
+        was changed."""
 
     def give_back(self, job: Job, line: str, *, blame: bool) -> bool:
         """Let it wait again. With `blame` the attempt counts; False: it is no longer ours."""

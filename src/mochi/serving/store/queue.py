@@ -8,7 +8,6 @@ So a job is finished at most once whatever dies when, and none waits for the dea
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import sqlalchemy as sa
@@ -27,14 +26,35 @@ from mochi.serving.jobs import (
     is_id,
     new_id,
 )
-from mochi.serving.store.claims import LOOKED_AT, Fits, Lease, in_order
+from mochi.serving.store.audit import note_end
+from mochi.serving.store.claims import BESIDE, NEXT, TAKE, Fits, Lease
 from mochi.serving.store.database import Database
+from mochi.serving.store.runtimes import remember
 from mochi.serving.store.tables import accounts, outbox, predictions
 from mochi.serving.store.turns import in_turn
 from mochi.serving.store.usage import note, still_may
 
 MAX_LOG_CHARS = 200_000
 _p = predictions.c
+_ADD = sa.insert(predictions).returning(predictions)
+_ONE = sa.select(predictions).where(_p.id == sa.bindparam("which"))
+_ONE_OF_ACCOUNT = _ONE.where(_p.account == sa.bindparam("who"))
+_WAITING = sa.select(
+    sa.func.count(), sa.func.count(sa.case((_p.account == sa.bindparam("who"), 1)))
+).where(_p.status == "starting")
+_STALE = sa.select(predictions).where(
+    _p.status.in_(("starting", "processing")),
+    sa.or_(
+        _p.deadline <= sa.bindparam("now"),
+        sa.and_(_p.status == "processing", _p.lease_until <= sa.bindparam("now")),
+    ),
+)
+"""Jobs past their deadline, and those whose runner gives no sign of life."""
+_CLAIMED = (
+    sa.update(accounts)
+    .where(accounts.c.name == sa.bindparam("who"))
+    .values(last_claim=sa.bindparam("now"))
+)
 
 
 class SqlStore:
@@ -58,22 +78,20 @@ class SqlStore:
         with self.database.write() as connection:
             if known := _same_key(connection, jobs):
                 return known, True
-            for condition, limit, whose in (
-                (sa.true(), waiting_limit, "of all accounts"),
-                (_p.account == account, account_limit, "of this account"),
+            waiting, mine = connection.execute(_WAITING, {"who": account}).one()
+            for count, limit, whose in (
+                (waiting, waiting_limit, "of all accounts"),
+                (mine, account_limit, "of this account"),
             ):
-                count = sa.select(sa.func.count()).where(_p.status == "starting", condition)
-                if (connection.scalar(count) or 0) + len(jobs) > limit:
+                if count + len(jobs) > limit:
                     raise QueueFullError(limit, whose)
             now = self.database.clock()
             new = self.database.insert(accounts).on_conflict_do_nothing()
             connection.execute(new, {"name": account, "last_claim": 0.0})
-            ids = [self._insert(connection, job, now) for job in jobs]
-            rows = connection.execute(sa.select(predictions).where(_p.id.in_(ids)).order_by(_p.seq))
-            return [to_job(row) for row in rows], False
+            return [self._insert(connection, job, now) for job in jobs], False
 
-    def _insert(self, connection: Connection, job: NewJob, now: float) -> str:
-        values = asdict(job)
+    def _insert(self, connection: Connection, job: NewJob, now: float) -> Job:
+        values = dict(vars(job))
         notes = values.pop("notes")
         values |= {
             "id": new_id(),
@@ -87,17 +105,14 @@ class SqlStore:
             "shared": False,
             "webhook_events": list(job.webhook_events),
         }
-        connection.execute(sa.insert(predictions), values)
-        return str(values["id"])
+        return to_job(connection.execute(_ADD, values).one())
 
     def get(self, job_id: str, account: str | None = None) -> Job | None:
         if not is_id(job_id):
             return None
-        query = sa.select(predictions).where(_p.id == job_id)
-        if account is not None:
-            query = query.where(_p.account == account)
-        with self.database.read() as connection:
-            row = connection.execute(query).one_or_none()
+        query = _ONE if account is None else _ONE_OF_ACCOUNT
+        with self.database.single() as connection:
+            row = connection.execute(query, {"which": job_id, "who": account}).one_or_none()
         return None if row is None else to_job(row)
 
     def page(
@@ -141,9 +156,9 @@ class SqlStore:
 
     def claim(self, owner: str, models: Sequence[str], lease_seconds: float) -> Job | None:
         now = self.database.clock()
-        turn = in_order(now).where(_p.model.in_(models)).limit(1)
         with self.database.write() as connection:
-            found = connection.execute(turn).one_or_none()
+            turn = {"now": now, "models": list(models)}
+            found = connection.execute(NEXT, turn).one_or_none()
             if found is None:
                 return None
             return self._claim(connection, found, Lease(owner, now, lease_seconds))
@@ -152,12 +167,10 @@ class SqlStore:
         self, job: Job, owner: str, lease_seconds: float, most: int, fits: Fits
     ) -> list[Job]:
         now = self.database.clock()
-        fresh = sa.and_(_p.model == job.model, _p.attempts == 0)
-        turn = in_order(now).where(fresh).limit(LOOKED_AT)
         lease = Lease(owner, now, lease_seconds)
         claimed: list[Job] = []
         with self.database.write() as connection:
-            for found in connection.execute(turn).all():
+            for found in connection.execute(BESIDE, {"now": now, "model": job.model}).all():
                 if len(claimed) == most:
                     break
                 if found.version == job.version and fits(found.request):
@@ -168,35 +181,37 @@ class SqlStore:
         """Take a row that is locked; None: its token runs as many as it may."""
         if not still_may(connection, found.token):
             return None
-        job = self._change(connection, _p.seq == found.seq, lease.change())
-        assert job is not None
-        mine = accounts.c.name == found.account
-        connection.execute(sa.update(accounts).where(mine).values(last_claim=lease.now))
+        job = to_job(connection.execute(TAKE, lease.of(found.seq)).one())
+        connection.execute(_CLAIMED, {"who": found.account, "now": lease.now})
         self._announce(connection, job, "start")
         return job
 
     def keep(self, job: Job, lease_seconds: float, lines: str = "", **progress: Any) -> bool:
-        values: dict[str, Any] = dict(progress)
-        values["lease_until"] = self.database.clock() + lease_seconds
-        if lines:
-            values["logs"] = _appended(lines)
+        values = _said(lines, progress) | {"lease_until": self.database.clock() + lease_seconds}
         with self.database.write() as connection:
             result = connection.execute(sa.update(predictions).where(_is_ours(job)).values(values))
             if lines and result.rowcount:
                 self._announce(connection, job, "logs")
             return result.rowcount == 1
 
-    def finish(self, job: Job, outcome: Outcome) -> Job | None:
+    def finish(self, job: Job, outcome: Outcome, lines: str = "", **progress: Any) -> Job | None:
         status: Status = "succeeded" if outcome.error is None else "failed"
         now = self.database.clock()
         change = {
             "output_file": outcome.output_file,
             "error": outcome.error,
             "metrics": dict(outcome.metrics) | _times(job, now),
+            **_said(lines, progress),
         }
         with self.database.write() as connection:
             ended = self._end(connection, _is_ours(job), status, change, now)
-            if ended is not None and status == "succeeded":
+            if ended is None:
+                return None
+            note_end(connection, ended, now)
+            if lines:
+                self._announce(connection, job, "logs")
+            if status == "succeeded":
+                remember(connection, ended, now)
                 self._announce(connection, job, "output")
             return ended
 
@@ -219,11 +234,12 @@ class SqlStore:
 
     def sweep(self, max_attempts: int) -> list[Job]:
         now = self.database.clock()
-        late = sa.and_(_p.status.not_in(ENDED), _p.deadline <= now)
-        dead = sa.and_(_p.status == "processing", _p.lease_until <= now)
-        query = sa.select(predictions).where(sa.or_(late, dead))
+        with self.database.single() as connection:  # most often nothing is to be done
+            if connection.execute(_STALE.limit(1), {"now": now}).first() is None:
+                return []
         with self.database.write() as connection:
-            rows = connection.execute(query.with_for_update(skip_locked=True)).all()
+            stale = _STALE.with_for_update(skip_locked=True)
+            rows = connection.execute(stale, {"now": now}).all()
             return [self._swept(connection, to_job(row), max_attempts, now) for row in rows]
 
     def _swept(self, connection: Connection, job: Job, max_attempts: int, now: float) -> Job:
@@ -337,6 +353,10 @@ _NO_LEASE: Mapping[str, Any] = {"lease_token": None, "lease_owner": None, "lease
 def _waiting_again(line: str) -> dict[str, Any]:
     change = {"status": "starting", "started_at": None, "phase": None, "step": 0}
     return change | dict(_NO_LEASE) | {"logs": _appended(f"{line}\n")}
+
+
+def _said(lines: str, progress: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(progress) | ({"logs": _appended(lines)} if lines else {})
 
 
 def _appended(lines: str) -> Any:

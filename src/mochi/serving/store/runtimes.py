@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from mochi.serving.jobs import Job
 from mochi.serving.store.database import Database
@@ -39,18 +40,6 @@ class Runtimes:
 
     def __init__(self, database: Database):
         self._database = database
-
-    def add(self, job: Job) -> None:
-        """Remember how long a finished job ran; of a batch, its share of the time."""
-        values = {name: job.request[name] for name in _FIELDS[1:]}
-        values |= {
-            "model": job.model,
-            "version": job.version,
-            "seconds": job.metrics["predict_time"] / job.metrics.get("together", 1),
-            "created_at": self._database.clock(),
-        }
-        with self._database.write() as connection:
-            connection.execute(sa.insert(runtimes), values)
 
     def all(self) -> list[Runtime]:
         """The latest runs, by model, size and steps."""
@@ -84,6 +73,18 @@ class Runtimes:
         work = _work(request)
         scaled = [median(runtime.seconds) * work / _work(vars(runtime)) for runtime in known]
         return {"p50": median(scaled), "p90": 1.5 * max(scaled)}
+
+
+def remember(connection: Connection, job: Job, now: float) -> None:
+    """How long a finished job ran; of a batch, its share of the time."""
+    values = {name: job.request[name] for name in _FIELDS[1:]}
+    values |= {
+        "model": job.model,
+        "version": job.version,
+        "seconds": job.metrics["predict_time"] / job.metrics.get("together", 1),
+        "created_at": now,
+    }
+    connection.execute(sa.insert(runtimes), values)
 
 
 def _work(request: Mapping[str, Any]) -> float:

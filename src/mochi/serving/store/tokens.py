@@ -24,6 +24,8 @@ MAX_PRIORITY = 100
 _TOKEN = re.compile(r"mochi_([a-z2-7]{26})_([a-z2-7]{52})")
 _ACCOUNT = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _t = tokens.c
+_IN_USE = sa.select(_t.id).where(_t.revoked_at.is_(None)).limit(1)
+_ONE = sa.select(tokens).where(_t.id == sa.bindparam("which"), _t.revoked_at.is_(None))
 
 
 @dataclass(frozen=True)
@@ -132,9 +134,8 @@ class Tokens:
         match = _TOKEN.fullmatch(token)
         if match is None:
             return None
-        query = sa.select(tokens).where(_t.id == match[1], _t.revoked_at.is_(None))
-        with self._database.read() as connection:
-            row = connection.execute(query).one_or_none()
+        with self._database.single() as connection:
+            row = connection.execute(_ONE, {"which": match[1]}).one_or_none()
         kept = row.hash if row is not None else _hash("")
         if not hmac.compare_digest(kept, _hash(match[2])) or row is None:
             return None
@@ -143,9 +144,8 @@ class Tokens:
 
     def any(self) -> bool:
         """Whether a token exists, so that everybody needs one."""
-        query = sa.select(sa.func.count()).where(_t.revoked_at.is_(None))
-        with self._database.read() as connection:
-            self.needed = bool(connection.scalar(query))
+        with self._database.single() as connection:
+            self.needed = connection.execute(_IN_USE).first() is not None
         return self.needed
 
     def all(self) -> list[TokenRow]:
