@@ -68,8 +68,8 @@ def database_away(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         raise DatabaseError("the database does not answer: connection refused")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Database, "read", refuse)
-        patch.setattr(Database, "write", refuse)
+        for way in ("read", "single", "write"):
+            patch.setattr(Database, way, refuse)
         yield
 
 

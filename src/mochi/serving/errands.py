@@ -13,7 +13,7 @@ from typing import TypeVar
 from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 
-_LOOKS, _ORDERS = 4, 8
+_LOOKS, _ORDERS = 4, 3
 T = TypeVar("T")
 
 

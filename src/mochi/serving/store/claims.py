@@ -59,6 +59,22 @@ TAKE = (
 )
 """Take the job of seq `which`."""
 
+CLAIMED = (
+    sa.update(accounts)
+    .where(accounts.c.name == sa.bindparam("who"))
+    .values(last_claim=sa.bindparam("now"))
+)
+"""A job of account `who` was taken: the others are next."""
+
+STALE = sa.select(predictions).where(
+    _p.status.in_(("starting", "processing")),
+    sa.or_(
+        _p.deadline <= sa.bindparam("now"),
+        sa.and_(_p.status == "processing", _p.lease_until <= sa.bindparam("now")),
+    ),
+)
+"""Jobs past their deadline, and those whose runner gives no sign of life."""
+
 
 @dataclass(frozen=True)
 class Lease:

@@ -27,7 +27,7 @@ from mochi.serving.jobs import (
     new_id,
 )
 from mochi.serving.store.audit import note_end
-from mochi.serving.store.claims import BESIDE, NEXT, TAKE, Fits, Lease
+from mochi.serving.store.claims import BESIDE, CLAIMED, NEXT, STALE, TAKE, Fits, Lease
 from mochi.serving.store.database import Database
 from mochi.serving.store.runtimes import remember
 from mochi.serving.store.tables import accounts, outbox, predictions
@@ -42,19 +42,6 @@ _ONE_OF_ACCOUNT = _ONE.where(_p.account == sa.bindparam("who"))
 _WAITING = sa.select(
     sa.func.count(), sa.func.count(sa.case((_p.account == sa.bindparam("who"), 1)))
 ).where(_p.status == "starting")
-_STALE = sa.select(predictions).where(
-    _p.status.in_(("starting", "processing")),
-    sa.or_(
-        _p.deadline <= sa.bindparam("now"),
-        sa.and_(_p.status == "processing", _p.lease_until <= sa.bindparam("now")),
-    ),
-)
-"""Jobs past their deadline, and those whose runner gives no sign of life."""
-_CLAIMED = (
-    sa.update(accounts)
-    .where(accounts.c.name == sa.bindparam("who"))
-    .values(last_claim=sa.bindparam("now"))
-)
 
 
 class SqlStore:
@@ -62,6 +49,7 @@ class SqlStore:
 
     def __init__(self, database: Database):
         self.database = database
+        self._accounts: set[str] = set()  # those that are known to have their row
 
     def add(
         self, jobs: Sequence[NewJob], waiting_limit: int, account_limit: int
@@ -86,9 +74,12 @@ class SqlStore:
                 if count + len(jobs) > limit:
                     raise QueueFullError(limit, whose)
             now = self.database.clock()
-            new = self.database.insert(accounts).on_conflict_do_nothing()
-            connection.execute(new, {"name": account, "last_claim": 0.0})
-            return [self._insert(connection, job, now) for job in jobs], False
+            if account not in self._accounts:
+                new = self.database.insert(accounts).on_conflict_do_nothing()
+                connection.execute(new, {"name": account, "last_claim": 0.0})
+            added = [self._insert(connection, job, now) for job in jobs]
+        self._accounts.add(account)
+        return added, False
 
     def _insert(self, connection: Connection, job: NewJob, now: float) -> Job:
         values = dict(vars(job))
@@ -182,7 +173,7 @@ class SqlStore:
         if not still_may(connection, found.token):
             return None
         job = to_job(connection.execute(TAKE, lease.of(found.seq)).one())
-        connection.execute(_CLAIMED, {"who": found.account, "now": lease.now})
+        connection.execute(CLAIMED, {"who": found.account, "now": lease.now})
         self._announce(connection, job, "start")
         return job
 
@@ -235,10 +226,10 @@ class SqlStore:
     def sweep(self, max_attempts: int) -> list[Job]:
         now = self.database.clock()
         with self.database.single() as connection:  # most often nothing is to be done
-            if connection.execute(_STALE.limit(1), {"now": now}).first() is None:
+            if connection.execute(STALE.limit(1), {"now": now}).first() is None:
                 return []
         with self.database.write() as connection:
-            stale = _STALE.with_for_update(skip_locked=True)
+            stale = STALE.with_for_update(skip_locked=True)
             rows = connection.execute(stale, {"now": now}).all()
             return [self._swept(connection, to_job(row), max_attempts, now) for row in rows]
 

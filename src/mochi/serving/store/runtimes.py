@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -16,6 +18,13 @@ from mochi.serving.store.tables import runtimes
 
 _REMEMBERED = 500
 _FIELDS = ("model", "frames", "height", "width", "steps")
+_r = runtimes.c
+_BEHIND = (
+    sa.select(_r.id, *(_r[name] for name in _FIELDS), _r.seconds)
+    .where(_r.id > sa.bindparam("last"))
+    .order_by(_r.id.desc())
+    .limit(_REMEMBERED)
+)
 
 
 @dataclass(frozen=True)
@@ -36,23 +45,25 @@ class Runtime:
 
 
 class Runtimes:
-    """The table of measured times."""
+    """The table of measured times; what was read once is not read again. Thread safe."""
 
     def __init__(self, database: Database):
         self._database = database
+        self._lock = threading.Lock()
+        self._latest: deque[tuple[tuple[Any, ...], float]] = deque(maxlen=_REMEMBERED)
+        self._last_id = 0
+        self._grouped: list[Runtime] = []
 
     def all(self) -> list[Runtime]:
         """The latest runs, by model, size and steps."""
-        columns = [runtimes.c[name] for name in (*_FIELDS, "seconds")]
-        query = sa.select(*columns).order_by(runtimes.c.id.desc()).limit(_REMEMBERED)
-        groups: dict[tuple[Any, ...], list[float]] = {}
-        with self._database.read() as connection:
-            for *group, seconds in connection.execute(query):
-                groups.setdefault(tuple(group), []).append(seconds)
-        return [
-            Runtime(**dict(zip(_FIELDS, group, strict=True)), seconds=seconds)
-            for group, seconds in sorted(groups.items())
-        ]
+        with self._lock:
+            with self._database.single() as connection:
+                new = connection.execute(_BEHIND, {"last": self._last_id}).all()
+            if new:
+                self._last_id = new[0].id
+                self._latest.extend((tuple(row[1:-1]), row[-1]) for row in reversed(new))
+                self._grouped = _grouped(self._latest)
+            return list(self._grouped)
 
     def estimate(self, model: str, request: Mapping[str, Any]) -> dict[str, float] | None:
         """Seconds that such a run takes, half the time and nine times of ten; None while unknown.
@@ -73,6 +84,16 @@ class Runtimes:
         work = _work(request)
         scaled = [median(runtime.seconds) * work / _work(vars(runtime)) for runtime in known]
         return {"p50": median(scaled), "p90": 1.5 * max(scaled)}
+
+
+def _grouped(runs: Iterable[tuple[tuple[Any, ...], float]]) -> list[Runtime]:
+    groups: dict[tuple[Any, ...], list[float]] = {}
+    for group, seconds in runs:
+        groups.setdefault(group, []).append(seconds)
+    return [
+        Runtime(**dict(zip(_FIELDS, group, strict=True)), seconds=seconds)
+        for group, seconds in sorted(groups.items())
+    ]
 
 
 def remember(connection: Connection, job: Job, now: float) -> None:
