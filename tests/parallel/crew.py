@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import tempfile
+import threading
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 PATIENCE = timedelta(seconds=600)
 
@@ -32,7 +37,8 @@ class Crew:
             self._processes.append(process)
 
     def run(self, ranks: int, task: Callable[..., Any], *args: Any) -> list[Any]:
-        """What `task(world, *args)` returns on each rank; the first failure is raised."""
+        """What `task(world, *args)` returns on each rank; failures are raised together, since one
+        is the cause of the others."""
         self._runs += 1
         for pipe in self._pipes[:ranks]:
             pipe.send((task, self._runs, ranks, args))
@@ -41,10 +47,29 @@ class Crew:
             if not pipe.poll(PATIENCE.total_seconds()):
                 raise TimeoutError(f"rank {rank} of {ranks} does not answer")
             answers.append(pipe.recv())
-        for ok, answer in answers:
-            if not ok:
-                raise AssertionError(answer)
+        failures = [answer for ok, answer in answers if not ok]
+        if failures:
+            raise AssertionError("\n".join(failures))
         return [answer for _, answer in answers]
+
+    @contextmanager
+    def halting(self, rank: int) -> Iterator[None]:
+        """Meanwhile a rank stands still half of the time, as on a crowded machine."""
+        over, process = threading.Event(), psutil.Process(self._processes[rank].pid)
+
+        def halt() -> None:
+            while not over.wait(0.005):
+                process.suspend()
+                time.sleep(0.01)
+                process.resume()
+
+        thread = threading.Thread(target=halt)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
     def close(self) -> None:
         for process in self._processes:

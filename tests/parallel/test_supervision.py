@@ -95,6 +95,16 @@ def test_a_rank_that_turns_for_ever_is_found_once_it_is_known_what_is_usual() ->
     assert watched.clock - 200 < 40
 
 
+def test_it_is_found_when_all_that_was_usual_came_before_its_first_sign_of_life() -> None:
+    watched = Watched()
+    watched.run(1, activity=works, exchanges=lambda _: 200)
+    verdict = watched.run(40, activity=works)
+    assert verdict is not None
+    assert "computes for" in verdict[1]
+    watched.dog.begin([0, 1])
+    assert watched.run(200, activity=works) is None, "in the next run nothing is usual yet"
+
+
 def test_a_machine_that_slept_blames_nobody() -> None:
     watched = Watched()
     watched.run(10, activity=works)

@@ -80,6 +80,16 @@ def test_sums_are_the_same_everywhere(crew: Crew) -> None:
         assert one[2].tolist() == [3.0]
 
 
+def come_and_go(world: World) -> None:
+    for name in range(40):
+        Group(range(world.size), world, str(name), Traffic())
+
+
+def test_a_group_that_is_let_go_at_once_waits_for_slower_ranks(crew: Crew) -> None:
+    with crew.halting(1):
+        crew.run(2, come_and_go)
+
+
 def test_devices_make_whole_rows() -> None:
     with pytest.raises(RequestError, match=r"training\.context=2 does not divide the 1 devices"):
         Team(None, 2)

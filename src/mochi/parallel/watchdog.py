@@ -46,6 +46,7 @@ class Watchdog:
         self._last: float | None = None
         self._ranks: dict[int, _Seen] = {}
         self._missed: dict[int, float] = {}
+        self._counted: dict[int, int] = {}
 
     def begin(self, alive: Iterable[int] = ()) -> None:
         """A new run: what was long in the one before says nothing.
@@ -53,6 +54,7 @@ class Watchdog:
         Args:
             alive: ranks that have been heard before, and are missed if they are not again.
         """
+        self._counted |= {rank: seen.beat.exchanges for rank, seen in self._ranks.items()}
         self._ranks.clear()
         self._missed = dict.fromkeys(alive, self._now)
 
@@ -67,7 +69,9 @@ class Watchdog:
         seen = self._ranks.get(rank)
         self._missed.pop(rank, None)
         if seen is None:
-            self._ranks[rank] = _Seen(beat, self._now, self._now, beat.exchanges)
+            # Before its first sign of life in this run a quick rank may have done much.
+            first = self._counted.get(rank, 0)
+            self._ranks[rank] = _Seen(beat, self._now, self._now, first)
             return
         if (beat.exchanges, beat.waiting) != (seen.beat.exchanges, seen.beat.waiting):
             seen.longest = max(seen.longest, self._now - seen.moved)

@@ -97,8 +97,13 @@ class World:
             return cast(Carrier, dist.ProcessGroupNCCL(store, place, size, options))
         gloo: Any = dist.ProcessGroupGloo  # its stubs do not know its options
         if self.address is None:
-            return cast(Carrier, gloo(store, place, size, self.patience))
-        plain = gloo._Options()
-        plain._timeout = self.patience
-        plain._devices = [gloo.create_device(hostname=self.address)]
-        return cast(Carrier, gloo(store, place, size, plain))
+            carrier = gloo(store, place, size, self.patience)
+        else:
+            plain = gloo._Options()
+            plain._timeout = self.patience
+            plain._devices = [gloo.create_device(hostname=self.address)]
+            carrier = gloo(store, place, size, plain)
+        # Nobody leaves before all have come: a rank that has no use for the group lets go of it at
+        # once, and would close it in the face of slower ones.
+        carrier.barrier().wait()
+        return cast(Carrier, carrier)
