@@ -28,8 +28,7 @@ def shelf(tmp_path: Path) -> Iterator[Shelf]:
     bus = open_bus(database.unflushed())
     work, _ = new_work(tmp_path / "work")
     blobs = FolderBlobs(tmp_path / "blobs")
-    store, files = SqlStore(database), Files(database)
-    yield Shelf(store, files, blobs, bus, work, "here", (MODEL,))
+    yield Shelf(SqlStore(database), blobs, bus, work, "here", (MODEL,))
     bus.close()
     database.close()
 
@@ -63,26 +62,24 @@ def test_what_was_done_when_the_server_died_is_taken_up(shelf: Shelf, tmp_path: 
     assert shelf.store.release("here:") == 1
     remove(gone)
     assert (status(shelf, done), status(shelf, undone)) == ("succeeded", "starting")
-    (file,) = shelf.files.of(done.id)
+    (file,) = Files(shelf.store.database).of(done.id)
     assert file.id == path.stem
     assert b"".join(shelf.blobs.read(file.id, 0, file.size)) == b"a video"
     assert list((tmp_path / "work").iterdir()) == [work]
 
 
-@pytest.mark.parametrize("also_a_row", [False, True])
-def test_it_may_have_been_stored_already(shelf: Shelf, tmp_path: Path, also_a_row: bool) -> None:
+def test_it_may_have_been_stored_already(shelf: Shelf, tmp_path: Path) -> None:
     job = claimed(shelf)
     path = make(shelf, job)
-    if also_a_row:
-        stored(shelf, job, path, FACTS)
-    else:
-        shelf.blobs.put(path.stem, path)
+    stored(shelf, job, path, FACTS)
+    assert shelf.blobs.keys() == [path.stem]
+    assert Files(shelf.store.database).of(job.id) == []
     _, gone = new_work(tmp_path / "work")
     take_up(shelf, found_in(gone))
     ended = shelf.store.get(job.id)
     assert ended is not None
     assert (ended.status, ended.output_file) == ("succeeded", path.stem)
-    assert [(it.id, it.size) for it in shelf.files.of(job.id)] == [(path.stem, 7)]
+    assert [(it.id, it.size) for it in Files(shelf.store.database).of(job.id)] == [(path.stem, 7)]
     assert shelf.blobs.keys() == [path.stem]
 
 

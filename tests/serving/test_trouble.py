@@ -117,7 +117,7 @@ def test_a_postgresql_that_is_stopped_and_started(tmp_path: Path) -> None:
             running_id = server.create("slow circle", num_inference_steps=30)["id"]
             waiting_id = server.create()["id"]
             until(lambda: server.get(running_id)["status"] == "processing")
-            options = (folder / "data" / "postmaster.opts").read_text().split(maxsplit=1)[1]
+            options = (folder / "data" / "postmaster.opts").read_text().strip().split(maxsplit=1)[1]
             pg_ctl("-m", "immediate", "-w", "stop")
             answer = server.http.get(f"/v1/predictions/{running_id}")
             assert answer.status_code == 503

@@ -49,8 +49,7 @@ def shelf(database_url: str, tmp_path: Path) -> Iterator[Shelf]:
     bus = open_bus(database)
     (tmp_path / "work").mkdir()
     blobs = FolderBlobs(tmp_path / "blobs")
-    store, files = SqlStore(database), Files(database)
-    yield Shelf(store, files, blobs, bus, tmp_path / "work", "here", (MODEL,))
+    yield Shelf(SqlStore(database), blobs, bus, tmp_path / "work", "here", (MODEL,))
     bus.close()
     database.close()
 
@@ -86,7 +85,7 @@ def test_a_job_becomes_a_video_with_its_story(shelf: Shelf) -> None:
         job = ended(shelf, job_id)
     assert job.status == "succeeded"
     assert job.error is None
-    file = shelf.files.get(job.output_file or "")
+    file = Files(shelf.store.database).get(job.output_file or "")
     assert file is not None
     content = b"".join(shelf.blobs.read(file.id, 0, file.size))
     assert content == b"a video of a red circle"

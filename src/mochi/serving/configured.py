@@ -15,7 +15,6 @@ from mochi.serving.runner.protocol import Checks, LoraEntry, ModelEntry, Watch
 from mochi.serving.settings import ClassifierSetting, ServeSettings
 from mochi.serving.shelf import Shelf
 from mochi.serving.store.database import Database
-from mochi.serving.store.files import Files
 from mochi.serving.store.queue import SqlStore
 
 
@@ -50,7 +49,6 @@ def make_shelf(
     """What workers work with, on a server and in a replica; raises as `open_signer`."""
     return Shelf(
         SqlStore(database),
-        Files(database),
         open_blobs(settings.blobs or settings.data / "blobs"),
         bus,
         work,

@@ -7,7 +7,10 @@ import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from mochi.serving.store.files import NewFile
 
 Status = Literal["starting", "processing", "succeeded", "failed", "canceled"]
 ENDED: tuple[Status, ...] = ("succeeded", "failed", "canceled")
@@ -120,11 +123,17 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: a file and facts about it, or an error."""
+    """How a run ended: a file and facts about it, or an error.
+
+    Attributes:
+        output_file: id of the video's file.
+        file: its row, which appears with the end of the job; None: it is there, or there is none.
+    """
 
     output_file: str | None = None
     metrics: Mapping[str, Any] = field(default_factory=dict)
     error: str | None = None
+    file: NewFile | None = None
 
 
 @dataclass(frozen=True)

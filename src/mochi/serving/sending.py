@@ -8,7 +8,7 @@ from urllib.parse import quote
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 
-from mochi.serving.blobs import Blobs
+from mochi.serving.blobs import CHUNK_BYTES, Blobs
 from mochi.serving.problems import not_found
 
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
@@ -49,8 +49,11 @@ def send(
     else:
         (start, stop), status = wanted, 206
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+    pieces = blobs.read(key, start, stop)
+    if stop - start <= CHUNK_BYTES:  # one piece: a thread for each would take longer than it
+        return Response(b"".join(pieces), status, headers, media_type)
     headers["Content-Length"] = str(stop - start)
-    return StreamingResponse(blobs.read(key, start, stop), status, headers, media_type)
+    return StreamingResponse(pieces, status, headers, media_type)
 
 
 def _range(request: Request, size: int, etag: str) -> tuple[int, int] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from mochi.serving.jobs import Job, Outcome
 from mochi.serving.made import Made
 from mochi.serving.runner.protocol import Runner
 from mochi.serving.store.database import DatabaseError
-from mochi.serving.store.files import Files, NewFile
+from mochi.serving.store.files import NewFile
 from mochi.serving.store.protocol import Store
 
 log = structlog.get_logger()
@@ -41,7 +41,6 @@ class Shelf:
     """
 
     store: Store
-    files: Files
     blobs: Blobs
     bus: EventBus
     work: Path
@@ -58,7 +57,7 @@ class Shelf:
 
 
 def stored(shelf: Shelf, job: Job, path: Path, facts: Mapping[str, Any]) -> Outcome:
-    """The video into the blobs, and what is known of it into a row, before the job ends.
+    """The video into the blobs, and what is known of it for the job's end.
 
     May be repeated after a death in the middle: the path's stem is the file's id both times.
     """
@@ -71,7 +70,6 @@ def stored(shelf: Shelf, job: Job, path: Path, facts: Mapping[str, Any]) -> Outc
         digest, size = _kept(shelf.blobs, file_id)
     name = f"mochi-{job.id}.mp4"
     new = NewFile(file_id, job.account, name, "video/mp4", size, digest, prediction=job.id)
-    patiently(job.id, lambda: shelf.files.add(new))
     for verdict in facts.get("judged", []):
         shelf.on_flag(job, verdict)
     seconds = {name: round(value, 4) for name, value in facts.get("seconds", {}).items()}
@@ -81,7 +79,7 @@ def stored(shelf: Shelf, job: Job, path: Path, facts: Mapping[str, Any]) -> Outc
         metrics["together"] = facts["together"]
     if "denoise" in seconds:
         metrics["seconds_per_step"] = round(seconds["denoise"] / request["steps"], 4)
-    return Outcome(file_id, metrics | {"phases": seconds})
+    return Outcome(file_id, metrics | {"phases": seconds}, file=new)
 
 
 def end(shelf: Shelf, job: Job, outcome: Outcome, lines: str = "", **progress: Any) -> None:
@@ -89,11 +87,10 @@ def end(shelf: Shelf, job: Job, outcome: Outcome, lines: str = "", **progress: A
     if shelf.price_per_hour is not None and outcome.error is None and job.started_at:
         ran = (time.time() - job.started_at) / outcome.metrics.get("together", 1)
         price = {"price": round(ran / 3600 * shelf.price_per_hour, 6)}
-        outcome = Outcome(outcome.output_file, {**outcome.metrics, **price})
+        outcome = replace(outcome, metrics={**outcome.metrics, **price})
     ended = patiently(job.id, lambda: shelf.store.finish(job, outcome, lines, **progress))
     shelf.bus.ring(job.id, JOBS)
     if ended is None and outcome.output_file is not None:  # cancelled, or taken by another
-        shelf.files.remove(outcome.output_file)
         shelf.blobs.delete(outcome.output_file)
     elif ended is not None:
         shelf.on_end(ended)

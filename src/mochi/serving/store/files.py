@@ -7,12 +7,15 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from mochi.serving.jobs import is_id
 from mochi.serving.store.database import Database
 from mochi.serving.store.tables import files
 
 _f = files.c
+_ONE = sa.select(files).where(_f.id == sa.bindparam("which"))
+_ONE_OF_ACCOUNT = _ONE.where(_f.account == sa.bindparam("who"))
 
 
 @dataclass(frozen=True)
@@ -49,22 +52,18 @@ class Files:
 
     def add(self, new: NewFile) -> StoredFile:
         """Make a file known; its bytes are there already. Repeating it changes nothing."""
-        values = asdict(new) | {"created_at": self._database.clock()}
         with self._database.write() as connection:
-            insert = self._database.insert(files).on_conflict_do_nothing()
-            connection.execute(insert, values)
-            row = connection.execute(sa.select(files).where(_f.id == new.id)).one()
+            add(self._database, connection, new)
+            row = connection.execute(_ONE, {"which": new.id}).one()
             return StoredFile(**row._mapping)
 
     def get(self, file_id: str, account: str | None = None) -> StoredFile | None:
         """A file, of this account alone if one is given."""
         if not is_id(file_id):
             return None
-        query = sa.select(files).where(_f.id == file_id)
-        if account is not None:
-            query = query.where(_f.account == account)
-        with self._database.read() as connection:
-            row = connection.execute(query).one_or_none()
+        query = _ONE if account is None else _ONE_OF_ACCOUNT
+        with self._database.single() as connection:
+            row = connection.execute(query, {"which": file_id, "who": account}).one_or_none()
         return None if row is None else StoredFile(**row._mapping)
 
     def page(self, account: str, limit: int, before: int | None = None) -> list[StoredFile]:
@@ -98,3 +97,9 @@ class Files:
         """Every id: what is in the blobs and not here was never promised to anyone."""
         with self._database.read() as connection:
             return set(connection.scalars(sa.select(_f.id)))
+
+
+def add(database: Database, connection: Connection, new: NewFile) -> None:
+    """As `Files.add`, in a transaction of what the file belongs to."""
+    insert = database.insert(files).on_conflict_do_nothing()
+    connection.execute(insert, asdict(new) | {"created_at": database.clock()})

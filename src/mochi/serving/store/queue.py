@@ -26,6 +26,7 @@ from mochi.serving.jobs import (
     is_id,
     new_id,
 )
+from mochi.serving.store import files
 from mochi.serving.store.audit import note_end
 from mochi.serving.store.claims import BESIDE, CLAIMED, NEXT, STALE, TAKE, Fits, Lease
 from mochi.serving.store.database import Database
@@ -198,6 +199,8 @@ class SqlStore:
             ended = self._end(connection, _is_ours(job), status, change, now)
             if ended is None:
                 return None
+            if outcome.file is not None:
+                files.add(self.database, connection, outcome.file)
             note_end(connection, ended, now)
             if lines:
                 self._announce(connection, job, "logs")
