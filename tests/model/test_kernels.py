@@ -30,7 +30,6 @@ def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tens
 def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Kernels:
     if request.param == "small slices":  # 5 tokens of a width of 32
         monkeypatch.setattr(lean, "_SLICE", 5 * 32 // torch.get_num_threads())
-        monkeypatch.setattr(lean, "_FEW", 0)
     return LeanKernels()
 
 
@@ -55,7 +54,7 @@ def check_all(kernels: Kernels, dtype: torch.dtype) -> None:
             assert found.dtype == plain.dtype
             assert relative(found, plain) < max(limit, LIMITS[plain.dtype])
     ab = draw(2, 23, 2 * 40, dtype=dtype)
-    assert relative(kernels.silu_mul(ab), PLAIN.silu_mul(ab)) < limit
+    assert relative(kernels.silu_mul(ab.clone()), PLAIN.silu_mul(ab)) < limit
 
 
 def streams(dtype: torch.dtype, by_tables: bool) -> list[Heads]:

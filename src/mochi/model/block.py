@@ -240,7 +240,7 @@ class JointAttention(nn.Module):
         return Heads(qkv, self.q_norm_y.weight, self.k_norm_y.weight, rows=streams.text_rows)
 
     def _split(self, qkv: Tensor) -> Tensor:
-        return qkv.unflatten(-1, (3, self.heads, -1))
+        return qkv.view(*qkv.shape[:-1], 3, self.heads, -1)
 
 
 def attend_valid(

@@ -44,7 +44,8 @@ class Heads:
 
 
 class Kernels(Protocol):
-    """What a block asks for. `x` and `y` are the caller's last use: a kernel may overwrite them."""
+    """What a block asks for. `x`, `y` and `ab` are the caller's last use: a kernel may overwrite
+    them."""
 
     name: str
 

@@ -25,7 +25,8 @@ LEAST_FRAMES = 2
 """A convolution looks back two frames: with fewer new ones it reads more old than new."""
 
 _MIB = 2**20
-_LARGE = 4 * _MIB
+_LARGE = 8 * _MIB
+"""Below, what the heap keeps is not worth that the next video has to ask for it again."""
 
 
 def piece_bytes(device: torch.device) -> int:
