@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 from tests.model.golden import relative
@@ -10,8 +12,8 @@ from torch.nn import functional as F
 
 from mochi.core.config import DecoderConfig, EncoderConfig
 from mochi.core.errors import RequestError
-from mochi.model.causal import CausalConv3d, FrameNorm
-from mochi.model.decoder import Decoder, depth_to_space_time
+from mochi.model.causal import CausalConv3d, FrameNorm, linear_on_channels
+from mochi.model.decoder import Decoder, UpBlock
 from mochi.model.encoder import Encoder, Posterior
 from mochi.model.exchange import FrameStream, WholeVideo
 
@@ -74,13 +76,14 @@ def test_norm_sees_one_frame_at_a_time() -> None:
         assert relative(norm(x)[:, :, frame], expected) < 1e-6
 
 
-def test_depth_to_space_time_by_index() -> None:
-    x = draw(1, 2 * 3 * 2 * 2, 2, 2, 2)
-    out = depth_to_space_time(x, time=3, space=2)
-    assert out.shape == (1, 2, 6, 4, 4)
-    for channel, t, h, w in [(0, 0, 0, 0), (1, 5, 3, 2), (1, 2, 1, 1), (0, 4, 2, 3)]:
-        packed = ((channel * 3 + t % 3) * 2 + h % 2) * 2 + w % 2
-        assert out[0, channel, t, h, w] == x[0, packed, t // 3, h // 2, w // 2]
+def test_channels_become_time_and_space_by_index() -> None:
+    block, x = UpBlock(5, 2, blocks=0, time_step=3), draw(1, 5, 2, 2, 2)
+    out, packed = block.expand(x, WholeVideo()), linear_on_channels(block.proj, x)
+    assert out.shape == (1, 2, 6 - 2, 4, 4)  # the first latent frame stands for one frame
+    for channel, t, h, w in product(range(2), range(2, 6), range(4), range(4)):
+        place = ((channel * 3 + t % 3) * 2 + h % 2) * 2 + w % 2
+        expected = packed[0, place, t // 3, h // 2, w // 2]
+        assert out[0, channel, t - 2, h, w] == pytest.approx(float(expected), abs=1e-6)
 
 
 def test_bfloat16_decode_stays_near() -> None:

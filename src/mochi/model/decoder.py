@@ -145,11 +145,24 @@ class UpBlock(nn.Module):
 
     def expand(self, x_BCTHW: Tensor, frames: FrameExchange) -> Tensor:
         """Channels to time and space."""
-        packed = linear_on_channels(self.proj, x_BCTHW)
-        expanded = depth_to_space_time(packed, self.time_step, SPACE_STEP)
+        expanded = depth_to_space_time(self._packed(x_BCTHW), self.time_step, SPACE_STEP)
         # The first latent frame stands for one frame only. Dropping here, before the next layer
         # looks back, is not the same as dropping all surplus frames at the end (SPEC 4).
         return expanded[:, :, self.time_step - 1 :] if frames.at_start else expanded
+
+    def _packed(self, x_BCTHW: Tensor) -> Tensor:
+        """The layer's outputs, channels last, in the order (time, space, space, C).
+
+        The layer itself packs them as (C, time, space, space). From that order each number would be
+        moved alone; in this one they are moved in runs of C, three times as fast.
+        """
+        weight_PC, bias_P = (
+            parameter.unflatten(0, (-1, self.time_step * SPACE_STEP**2))
+            .transpose(0, 1)
+            .flatten(0, 1)
+            for parameter in (self.proj.weight, self.proj.bias)
+        )
+        return F.linear(x_BCTHW.movedim(1, -1).to(weight_PC.dtype), weight_PC, bias_P)
 
 
 def _stage(enter: Stage, blocks: Iterable[nn.Module], x: Tensor, frames: FrameExchange) -> Tensor:
@@ -159,12 +172,12 @@ def _stage(enter: Stage, blocks: Iterable[nn.Module], x: Tensor, frames: FrameEx
     return x
 
 
-def depth_to_space_time(x_BPTHW: Tensor, time: int, space: int) -> Tensor:
-    """Channels packed as (C, time, space, space) to `(B, C, T * time, H * space, W * space)`.
+def depth_to_space_time(x_BTHWP: Tensor, time: int, space: int) -> Tensor:
+    """Channels packed as (time, space, space, C) to `(B, C, T * time, H * space, W * space)`.
 
     The result is in channels-last memory order.
     """
-    batch, _, frames, height, width = x_BPTHW.shape
-    x = x_BPTHW.unflatten(1, (-1, time, space, space))  # B C st sh sw T H W
-    x = x.permute(0, 5, 2, 6, 3, 7, 4, 1)  # B T st H sh W sw C
+    batch, frames, height, width, _ = x_BTHWP.shape
+    x = x_BTHWP.unflatten(-1, (time, space, space, -1))  # B T H W st sh sw C
+    x = x.permute(0, 1, 4, 2, 5, 3, 6, 7)
     return x.reshape(batch, frames * time, height * space, width * space, -1).movedim(-1, 1)
