@@ -53,6 +53,24 @@ def boxes(data: bytes) -> Iterator[tuple[str, bytes]]:
         data = data[size:]
 
 
+def test_an_mp4_does_not_depend_on_what_memory_held_before(
+    tmp_path: Path, clip: np.ndarray
+) -> None:
+    """glibc fills what it hands out with another byte each time."""
+    np.save(tmp_path / "clip.npy", clip)
+    code = "import numpy, sys; from mochi.video.writer import write_video; " + (
+        "write_video(sys.argv[1], numpy.load(sys.argv[2]), 30)"
+    )
+    found = set()
+    for byte in (0, 85, 170):
+        path = tmp_path / f"{byte}.mp4"
+        environment = os.environ | {"PYTHONPATH": str(SOURCE), "MALLOC_PERTURB_": str(byte)}
+        command = [sys.executable, "-c", code, str(path), str(tmp_path / "clip.npy")]
+        subprocess.run(command, env=environment, check=True, timeout=120)
+        found.add(path.read_bytes())
+    assert len(found) == 1
+
+
 @pytest.mark.parametrize(
     ("name", "least"), [("a.mp4", 30), ("a.webm", 30), ("a.gif", 45), ("frames/", 99)]
 )
