@@ -15,6 +15,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -47,7 +48,9 @@ def press(data: Path, jobs: int, clients: int, database: str | None = None) -> d
     try:
         assert process.stdout is not None
         url = process.stdout.readline().decode().strip()
-        return asyncio.run(Crowd(url, psutil.Process(process.pid), jobs).press(clients))
+        crowd = Crowd(url, psutil.Process(process.pid), jobs)
+        with ThreadPoolExecutor(1) as thread:  # playwright's loop may run in this one
+            return thread.submit(lambda: asyncio.run(crowd.press(clients))).result()
     finally:
         process.terminate()
         process.communicate(timeout=60)

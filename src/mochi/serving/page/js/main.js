@@ -69,7 +69,9 @@ async function start() {
 
 /** Ask the server for all it offers; ask again when it does not answer. */
 async function connect() {
+  const run = /** @type {HTMLButtonElement} */ (byId("run"));
   if (whereAmI().page === "shared") await route();
+  run.disabled = !model; // until the form is there, a click would be lost
   try {
     await refresh();
     // Whoever was only handed a link sees the video, and is not asked for a token.
@@ -91,6 +93,8 @@ async function connect() {
     byId("run-error").textContent = refusal(/** @type {any} */ (error));
     setTimeout(connect, SERVER_EVERY);
     return;
+  } finally {
+    run.disabled = false;
   }
   byId("run-error").textContent = "";
   await route();
