@@ -52,6 +52,7 @@ def rows() -> Sequence[Row]:
 def _overhead(effort: Effort) -> Mapping[str, Any]:
     """The server, its runner and this client are three processes, as they are at people's."""
     import mochi
+    from mochi.serving.client import RemoteJob
 
     settings: dict[str, Any] = {"steps": 2} if effort.tiny else {}
     with tempfile.TemporaryDirectory() as folder:
@@ -63,7 +64,7 @@ def _overhead(effort: Effort) -> Mapping[str, Any]:
                 body = {"input": {"prompt": PROMPT, "seed": 0, **_theirs(settings)}}
                 made = client.ask("POST", "/v1/predictions", body, {"Prefer": "wait"})
                 assert made["status"] == "succeeded", made["error"]
-                mochi.Client.job(client, made["id"]).save(place / "there.mp4", overwrite=True)
+                RemoteJob(client, made).save(place / "there.mp4", overwrite=True)
 
             def here() -> None:
                 pipe.generate_to(place / "here.mp4", PROMPT, seed=0, overwrite=True, **settings)
