@@ -154,7 +154,9 @@ def test_an_interrupt_inside_exec_ends_with_a_code_not_with_a_signal(here: Path)
 
 
 def start(tiny_model: Path, here: Path) -> subprocess.Popen[str]:
-    words = ["generate", PROMPT, "-o", "a.mp4", "--steps", "1000", "--model", str(tiny_model)]
+    # Long enough to be interrupted on any machine: minutes.
+    size = ["--frames", "85", "--height", "128", "--width", "128", "--steps", "1000"]
+    words = ["generate", PROMPT, "-o", "a.mp4", *size, "--model", str(tiny_model)]
     return subprocess.Popen(
         [sys.executable, "-m", "mochi", *words],
         cwd=here,
