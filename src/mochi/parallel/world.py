@@ -96,13 +96,12 @@ class World:
             options._timeout = self.patience
             return cast(Carrier, dist.ProcessGroupNCCL(store, place, size, options))
         gloo: Any = dist.ProcessGroupGloo  # its stubs do not know its options
-        if self.address is None:
-            carrier = gloo(store, place, size, self.patience)
-        else:
-            plain = gloo._Options()
-            plain._timeout = self.patience
-            plain._devices = [gloo.create_device(hostname=self.address)]
-            carrier = gloo(store, place, size, plain)
+        how: Any = self.patience
+        if self.address is not None:
+            how = gloo._Options()
+            how._timeout = self.patience
+            how._devices = [gloo.create_device(hostname=self.address)]
+        carrier = gloo(store, place, size, how)
         # Nobody leaves before all have come: a rank that has no use for the group lets go of it at
         # once, and would close it in the face of slower ones.
         carrier.barrier().wait()
