@@ -14,7 +14,6 @@ import torch
 
 from mochi.core.config import DiTConfig
 from mochi.core.sizes import VideoSize
-from mochi.memory.estimate import inside_kernels
 from mochi.memory.rates import Rates
 from mochi.memory.trace import LiveBytes
 from mochi.model.dit import AsymmDiT
@@ -161,7 +160,13 @@ def large_config() -> Config:
 @pytest.mark.parametrize("twice", [0, 4])
 def test_a_process_grows_by_what_was_planned(twice: int) -> None:
     root = Path(__file__).resolve().parents[2]
-    environment = {**os.environ, "PYTHONPATH": f"{root / 'src'}:{root}"}
+    # Large blocks go back to the system at once: what else the C library would keep of them differs
+    # from run to run (0.57 to 0.94 of the growth was planned; with this, 0.98 to 1.00).
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{root / 'src'}:{root}",
+        "MALLOC_MMAP_THRESHOLD_": "65536",
+    }
     grown = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(root), str(twice)],
         env=environment,
@@ -169,7 +174,8 @@ def test_a_process_grows_by_what_was_planned(twice: int) -> None:
         text=True,
         check=True,
     )
-    found = step_bytes(large_config(), LARGE, torch.float32, LARGE_SIZE, 2, twice)
-    found += inside_kernels(found, "cpu")
-    # 0.90 and 0.66 here: about 100 MB stay with the C library and with kernels.
-    assert 0.6 < found / json.loads(grown.stdout) < 1.25
+    small, large = (
+        step_bytes(large_config(), LARGE, torch.float32, size, 2, twice)
+        for size in (VideoSize(1, LARGE_SIZE.height, LARGE_SIZE.width), LARGE_SIZE)
+    )
+    assert (large - small) / json.loads(grown.stdout) == pytest.approx(1.0, abs=0.1)

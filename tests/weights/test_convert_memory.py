@@ -52,7 +52,7 @@ def peaks(*words: str) -> tuple[float, float]:
                 own = max(own, int(value.split()[0]))
             if name == "VmHWM":
                 held = max(held, int(value.split()[0]))
-        time.sleep(0.01)
+        time.sleep(0.002)
     assert process.returncode == 0
     return own / 1024, held / 1024
 
@@ -68,20 +68,23 @@ def peaks(*words: str) -> tuple[float, float]:
     ids=lambda words: "-".join(words[1::2]),
 )
 def test_memory_is_that_of_a_tensor_not_of_the_model(tmp_path: Path, words: list[str]):
-    found = []
+    found, sizes = [], []
     for depth in (1, 4):
         source = write_transformer(tmp_path / f"{depth}", depth)
-        size = source.stat().st_size
+        sizes.append(source.stat().st_size / MIB)
         found.append(peaks("weights", "convert", str(source), str(tmp_path / "new"), *words, "-q"))
         source.unlink()
         for path in sorted((tmp_path / "new").rglob("*"), reverse=True):
             path.unlink() if path.is_file() else path.rmdir()
     (own_small, held_small), (own_large, held_large) = found
-    assert size > 1.5e9
+    assert sizes[1] > 1500
     assert own_large < 700
     assert held_large < 1000
-    assert own_large - own_small < 150
-    assert held_large - held_small < 200
+    # A look every few milliseconds may miss a whole tensor of the small one; a conversion that
+    # holds the model, or half of it, grows by more than this.
+    growth = sizes[1] - sizes[0]
+    assert own_large - own_small < growth / 4
+    assert held_large - held_small < growth / 4
 
 
 def test_inspecting_and_converting_back_are_bounded_too(tmp_path: Path):
