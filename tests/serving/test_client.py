@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.serving.harness import PROMPT, Running, running
+from tests.serving.harness import HELD, PROMPT, Running, running
 
 import mochi
 from mochi.cli.app import run as run_command
@@ -70,7 +70,7 @@ def test_a_wrong_setting_is_the_same_error_as_here(client: Client) -> None:
 
 
 def test_cancelling_from_here(client: Client) -> None:
-    job, token = client.submit("slow circle", steps=100), CancelToken()
+    job, token = client.submit(HELD), CancelToken()  # after its first step nothing is heard of it
 
     def stop(event: Event) -> None:
         if isinstance(event, StepDone):
@@ -113,7 +113,7 @@ def mochi_command(*words: object) -> list[str]:
 
 
 def run(*words: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(mochi_command(*words), capture_output=True, text=True, timeout=60)
+    return subprocess.run(mochi_command(*words), capture_output=True, text=True, timeout=600)
 
 
 def test_the_command_line_on_a_server(
@@ -210,7 +210,7 @@ def test_the_whole_command_with_nano(tmp_path: Path) -> None:
         assert picture.read_bytes().startswith(b"\x89PNG")
         assert gif.read_bytes().startswith(b"GIF8")
         os.kill(process.pid, signal.SIGTERM)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
         assert "Traceback" not in errors
     finally:

@@ -118,3 +118,25 @@ def test_a_picture_that_is_made_while_its_video_goes(
         address = f"/v1/files/{video.id}/download?variant=gif"
         assert server.http.get(address).status_code == 404
         assert server.services.blobs.keys() == []
+
+
+def test_what_is_on_its_way_is_not_cleaned_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes come before their row; the cleaning may come between the two."""
+    with running(tmp_path) as server:
+        blobs = server.services.blobs
+        put, cleanings = blobs.put, []
+
+        def put_and_clean(key: str, source: Path) -> None:
+            put(key, source)
+            clean(server.services)
+            cleanings.append(key)
+
+        monkeypatch.setattr(blobs, "put", put_and_clean)
+        upload = uploaded(server)
+        assert server.http.get(f"/v1/files/{upload}/download").content == UPLOAD
+        job = server.ended(server.create()["id"])
+        assert server.http.get(job["output"]).status_code == 200
+        assert len(cleanings) == 2
+        assert sorted(blobs.keys()) == sorted(cleanings)

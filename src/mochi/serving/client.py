@@ -14,6 +14,7 @@ import base64
 import json
 import os
 import secrets
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -49,6 +50,7 @@ THEIRS = {"frames": "num_frames", "steps": "num_inference_steps", "guidance": "g
 _OURS = {theirs: ours for ours, theirs in THEIRS.items()}
 _TRIES = 5
 _QUIET_SECONDS = 40.0
+_LOOK_SECONDS = 0.1
 _ENDINGS = {".mp4": None, ".gif": "gif", ".png": "last_frame"}
 _ERRORS: dict[str, type[MochiError]] = {
     "does_not_fit": DoesNotFitError,
@@ -243,10 +245,9 @@ class RemoteJob:
             DoesNotFitError, SamplingError, WeightsError, ServerError: it failed.
         """
         relay = _Relay(on_event)
-        for told in self.events():
-            if cancel is not None and cancel.cancelled:
-                self.cancel()
-            relay.tell(told)
+        with self._ended_by(cancel):
+            for told in self.events():
+                relay.tell(told)
         self.refresh()
         if self.status == "canceled":
             raise Cancelled(self.prediction["error"] or "cancelled")
@@ -254,6 +255,29 @@ class RemoteJob:
             code, _, words = str(self.prediction["error"]).removeprefix("[").partition("] ")
             raise _ERRORS.get(code, ServerError)(words or code)
         return self.prediction
+
+    @contextmanager
+    def _ended_by(self, cancel: CancelToken | None) -> Iterator[None]:
+        """Meanwhile the token ends the job, also while nothing is heard of it."""
+        over = threading.Event()
+
+        def look(token: CancelToken) -> None:
+            while not over.wait(_LOOK_SECONDS):
+                if token.cancelled:
+                    with suppress(MochiError):  # the events end too, or say what is wrong
+                        self._client.ask("POST", f"/v1/predictions/{self.id}/cancel")
+                    return
+
+        if cancel is None:
+            yield
+            return
+        looking = threading.Thread(target=look, args=(cancel,))
+        looking.start()
+        try:
+            yield
+        finally:
+            over.set()
+            looking.join()
 
     def cancel(self) -> None:
         """End it now; raises ServerError."""

@@ -110,8 +110,8 @@ def clean(services: Services) -> None:
     if services.database.is_postgresql:
         return  # another server's video may be on its way from blobs to row
     known = services.files.known()
-    busy = {file_id for worker in services.workers for file_id in worker.file_ids}
     for key in services.blobs.keys():  # noqa: SIM118 - no dict
         owner = key.partition(".")[0]
-        if owner not in known | busy and owner not in services.files.known():
+        # Bytes come before their row. Asked in this order, what was on its way has arrived.
+        if not (owner in known or services.is_coming(owner) or owner in services.files.known()):
             services.blobs.delete(owner)

@@ -85,6 +85,7 @@ class Services:
     lock: int
     port: int = 0
     stopping: threading.Event = field(default_factory=threading.Event)
+    uploads: set[str] = field(default_factory=set)
     errands: Errands = field(default_factory=Errands)
     trainers: Trainers | None = None
     fleet: Fleet | None = None
@@ -106,6 +107,10 @@ class Services:
         if self.fleet is not None:
             found += [worker.runner for worker in self.fleet.workers]
         return found
+
+    def is_coming(self, file_id: str) -> bool:
+        """Whether this process is making or receiving it: its bytes may be there, its row not."""
+        return file_id in self.uploads or any(file_id in it.file_ids for it in self.workers)
 
     def runner(self) -> Runner | None:
         """One that answers questions, or None."""

@@ -45,7 +45,7 @@ class Worker:
     @property
     def file_ids(self) -> set[str]:
         """Of the videos that are being made: their bytes may be there before their rows."""
-        return {run.file_id for run in self._runs}
+        return {run.file_id for run in list(self._runs)}
 
     def start(self) -> None:
         """Begin."""

@@ -85,6 +85,7 @@ def _keep(parts: Services, account: str, content: UploadFile, about: dict[str, A
     file_id = new_id()
     path = parts.work / f"{file_id}.upload"
     digest, size, start = hashlib.sha256(), 0, b""
+    parts.uploads.add(file_id)
     try:
         with path.open("wb") as stream:
             while piece := content.file.read(_PIECE):
@@ -95,18 +96,19 @@ def _keep(parts: Services, account: str, content: UploadFile, about: dict[str, A
                 digest.update(piece)
                 stream.write(piece)
         parts.blobs.put(file_id, path)
+        new = NewFile(
+            id=file_id,
+            account=account,
+            name=_name(content.filename),
+            content_type=_sniff(start),
+            size=size,
+            sha256=digest.hexdigest(),
+            metadata=about,
+        )
+        return parts.files.add(new)
     finally:
+        parts.uploads.discard(file_id)
         path.unlink(missing_ok=True)
-    new = NewFile(
-        id=file_id,
-        account=account,
-        name=_name(content.filename),
-        content_type=_sniff(start),
-        size=size,
-        sha256=digest.hexdigest(),
-        metadata=about,
-    )
-    return parts.files.add(new)
 
 
 @router.get("/v1/files", response_model=FilePage, responses=problems(422))
