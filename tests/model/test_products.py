@@ -1,5 +1,9 @@
 """Products in 8 bits: exact where the numbers are, and close where they are rounded."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -25,6 +29,21 @@ def test_products_are_those_of_whole_numbers(m: int, k: int, n: int) -> None:
     a = torch.randint(-127, 128, (m, k), generator=draw).to(torch.int8)
     b = torch.randint(-127, 128, (n, k), generator=draw).to(torch.int8)
     assert torch.equal(INT8.product(a, b).double(), a.double() @ b.double().t())
+
+
+def test_products_are_right_on_older_processors() -> None:
+    """Without VNNI PyTorch's own are not. The limit is read when a process makes its first."""
+    program = """
+import torch
+from mochi.model.products import INT8
+a, b = (torch.full((rows, 40), value, dtype=torch.int8) for rows, value in ((5, 127), (24, -127)))
+assert (INT8.product(a, b) == -40 * 127 * 127).all()
+a, b = (torch.randint(-127, 128, (rows, 3072)).to(torch.int8) for rows in (33, 24))
+assert torch.equal(INT8.product(a, b).double(), a.double() @ b.double().t())
+"""
+    for most in ("AVX2", "AVX512_CORE", "DEFAULT"):
+        environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": most}
+        subprocess.run([sys.executable, "-c", program], env=environment, check=True)
 
 
 def test_products_of_float8_are_summed_in_float32() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -59,7 +60,17 @@ def int8_product(a_MI: Tensor, b_OI: Tensor) -> Tensor:
     if a_MI.is_cuda:
         padding = max(_LEAST_ROWS - rows, -rows % _MULTIPLE)
         a_MI = F.pad(a_MI, (0, 0, 0, padding))
+    elif not _cpu_sums_exactly():
+        return (a_MI.double() @ b_OI.double().t()).float()
     return torch._int_mm(a_MI, b_OI.t())[:rows].float()
+
+
+@cache
+def _cpu_sums_exactly() -> bool:
+    """Whether PyTorch's product of integers is right here. On processors without VNNI oneDNN sums
+    two products in 16 bits, and cuts off what does not fit (torch 2.13)."""
+    most = torch.full((_LEAST_ROWS, 64), 127, dtype=torch.int8)
+    return bool((torch._int_mm(most, most.t()) == 64 * 127 * 127).all())
 
 
 def fp8_product(a_MI: Tensor, b_OI: Tensor) -> Tensor:
