@@ -1,8 +1,8 @@
 """The harness: turns, ratios, processes of their own."""
 
 import sys
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,27 +14,34 @@ def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCH))
 
 
-def test_sides_take_turns_and_the_first_is_compared_with_the_others() -> None:
-    from pairs import alternate
+def test_sides_take_turns_and_the_first_is_compared_with_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import pairs
 
     order: list[str] = []
+    now = 0.0
+    clock = SimpleNamespace(perf_counter=lambda: now, process_time=lambda: now / 2)
+    monkeypatch.setattr(pairs, "time", clock)
 
-    def side(name: str, seconds: float) -> object:
+    def side(name: str, *seconds: float) -> object:
+        taken = iter(seconds)
+
         def work() -> str:
+            nonlocal now
             order.append(name)
-            time.sleep(seconds)
+            now += next(taken)
             return name
 
         return work
 
-    found = alternate({"a": side("a", 0.01), "b": side("b", 0.03)}, repeats=3)
+    sides = {"a": side("a", 50.0, 1.0, 2.0, 1.0), "b": side("b", 9.0, 3.0, 3.0, 5.0)}
+    found = pairs.alternate(sides, repeats=3)
     assert order == ["a", "b"] * 4
     assert found["sides"]["a"]["runs"] == 3
     assert found["sides"]["b"]["value"] == "b"
-    assert list(found["ratio"]) == ["b"]
-    ratio = found["ratio"]["b"]
-    assert ratio["least"] <= ratio["median"] <= ratio["most"]
-    assert 1.2 < ratio["median"] < 5
+    assert (found["sides"]["a"]["max_seconds"], found["sides"]["b"]["max_seconds"]) == (2.0, 5.0)
+    assert found["ratio"] == {"b": {"median": 3.0, "least": 1.5, "most": 5.0, "processor": 3.0}}
 
 
 def test_a_side_apart_has_its_own_path_memory_and_output(tmp_path: Path) -> None:

@@ -4,15 +4,16 @@ import json
 import os
 import subprocess
 import sys
-import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import typer
 
 import mochi as package
+from mochi.cli import progress as progress_module
 from mochi.cli.commands import app
 from mochi.cli.progress import Lines, clock, progress
 from mochi.cli.say import say_warnings
@@ -55,17 +56,22 @@ def test_the_version(mochi) -> None:  # type: ignore[no-untyped-def]
 
 
 def test_help_answers_at_once() -> None:
-    """Under half a second of work; the wall clock of a busy machine is no measure."""
-    best = min(_seconds_of_work("--help") for _ in range(3))
-    assert best < 0.5
+    """Under half a second of work; the wall clock of a busy machine is no measure. Where typer's
+    help of one command takes long by itself, three times that."""
+    best, usual = (
+        min(_seconds_of_work(*words) for _ in range(3))
+        for words in (("-m", "mochi", "--help"), ("-c", ONE_COMMAND, "--help"))
+    )
+    assert best < max(0.5, 3 * usual)
+
+
+ONE_COMMAND = "import typer; app = typer.Typer(); app.command()(lambda: None); app()"
 
 
 def _seconds_of_work(*words: str) -> float:
     before = os.times()
     environment = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
-    subprocess.run(
-        [sys.executable, "-m", "mochi", *words], env=environment, capture_output=True, check=True
-    )
+    subprocess.run([sys.executable, *words], env=environment, capture_output=True, check=True)
     after = os.times()
     return (
         after.children_user
@@ -220,7 +226,12 @@ def test_download_passes_on_what_was_asked(
 # ---------------------------------------------------------------------------------------- progress
 
 
-def test_lines_are_few_and_say_what_is_left(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_are_few_and_say_what_is_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    clock_of_ours = SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr(progress_module, "time", clock_of_ours)
     lines = Lines(sys.stderr)
     lines(PhaseStarted("denoise", 64))
     for step in range(1, 65):
@@ -229,7 +240,7 @@ def test_lines_are_few_and_say_what_is_left(capsys: pytest.CaptureFixture[str]) 
     lines(PhaseEnded("denoise", 0.64))
     lines(Notice("look"))
     assert capsys.readouterr().err.splitlines() == ["Denoising: 0.6 s", "look"]
-    lines._last = time.monotonic() - 10
+    now[0] += 10
     lines(StepDone(7, 64, 0.5, 4.0, 28.0, 245.0))
     assert capsys.readouterr().err == "  step 7/64, 4.00 s/step, 4:05 left\n"
 

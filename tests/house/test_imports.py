@@ -117,17 +117,23 @@ finally:
     assert not HEAVY & set(modules.split())
 
 
+def processor_seconds(*words: str) -> float:
+    """What a run of this Python costs, not by the clock: other tests run meanwhile."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    result = python(*words, PYTHONDONTWRITEBYTECODE="")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert result.returncode == 0, result.stderr
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
 def test_help_answers_in_half_a_second() -> None:
-    # Processor time, not the clock's: other tests run meanwhile. Best of three, for cold caches.
-    # `bench/nano.py` measures the clock.
-    costs = []
+    # Best of three, for cold caches. On a machine so slow that what draws the page takes an eighth
+    # of a second to import, four times that. `bench/nano.py` measures the clock.
+    costs, imports = [], []
     for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        result = python("-m", "mochi", "--help", PYTHONDONTWRITEBYTECODE="")
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        costs.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-        assert result.returncode == 0, result.stderr
-    assert min(costs) < 0.5
+        costs.append(processor_seconds("-m", "mochi", "--help"))
+        imports.append(processor_seconds("-c", "import typer, rich.console"))
+    assert min(costs) < max(0.5, 4 * min(imports))
 
 
 def test_every_public_name_arrives() -> None:

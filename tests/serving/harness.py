@@ -18,6 +18,7 @@ from mochi.serving.settings import ServeSettings
 
 FAKE = [sys.executable, str(Path(__file__).with_name("fake_child.py"))]
 PROMPT = "a red circle moves left"
+HELD = "circle /held"  # a run that goes on until it is cancelled
 
 
 def fake_runner(device: str, models: Any) -> ProcessRunner:
@@ -34,7 +35,7 @@ class Running:
 
     def client(self, token: str | None = None, **more: Any) -> httpx.Client:
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=60.0, **more)
+        return httpx.Client(base_url=self.url, headers=headers, timeout=120.0, **more)
 
     def create(
         self, prompt: str = PROMPT, wait: int | None = None, **fields: Any
@@ -56,9 +57,9 @@ class Running:
 def running(
     data: Path, make_runner: MakeRunner = fake_runner, **settings: Any
 ) -> Iterator[Running]:
-    services = open_services(
-        ServeSettings(data=data, **{"stop_seconds": 0, **settings}), make_runner
-    )
+    # Whoever waits here asks a hundred times a second.
+    usual = {"stop_seconds": 0, "requests_per_minute": 0}
+    services = open_services(ServeSettings(data=data, **{**usual, **settings}), make_runner)
     server, thread = None, None
     try:
         services.start()
@@ -78,7 +79,7 @@ def running(
         services.close()
 
 
-def until(condition: Callable[[], Any], seconds: float = 60.0, every: float = 0.01) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 300.0, every: float = 0.01) -> Any:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if found := condition():

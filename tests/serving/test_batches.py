@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from tests.serving.conftest import BOTH
-from tests.serving.harness import FAKE, Running, running, until
+from tests.serving.harness import FAKE, HELD, Running, running, until
 from tests.serving.jobs import MODEL, REQUEST, new_job
 
 from mochi.serving.batches import fits_beside, passes_tokens
@@ -94,17 +94,17 @@ def waiting(server: Running, count: int, prompt: str, **more: Any) -> list[str]:
     return [server.create(prompt, seed=seed, **more)["id"] for seed in range(count)]
 
 
-def behind_a_slow_one(server: Running, enqueue: Callable[[], list[str]]) -> list[str]:
-    slow = server.create("slow circle", num_inference_steps=20)["id"]
-    until(lambda: server.get(slow)["status"] == "processing")
+def behind_another(server: Running, enqueue: Callable[[], list[str]]) -> list[str]:
+    first = server.create(HELD)["id"]
+    until(lambda: server.get(first)["status"] == "processing")
     ids = enqueue()
-    server.http.post(f"/v1/predictions/{slow}/cancel")
+    server.http.post(f"/v1/predictions/{first}/cancel")
     return ids
 
 
 def test_what_waits_is_made_in_batches(tmp_path: Path) -> None:
     with running(tmp_path, together, together=3) as server:
-        ids = behind_a_slow_one(
+        ids = behind_another(
             server,
             lambda: [
                 *waiting(server, 5, "a circle"),
@@ -120,18 +120,20 @@ def test_what_waits_is_made_in_batches(tmp_path: Path) -> None:
 
 
 def test_one_is_cancelled_and_one_fails(tmp_path: Path) -> None:
+    go = tmp_path / "go"
     with running(tmp_path, together, together=4) as server:
-        first, second, third, fourth = behind_a_slow_one(
+        first, second, third, fourth = behind_another(
             server,
             lambda: [
-                *waiting(server, 1, "slow circle"),
+                *waiting(server, 1, f"circle {go}"),
                 *waiting(server, 1, "fail circle"),
-                *waiting(server, 1, "slow square"),
+                *waiting(server, 1, HELD),
                 *waiting(server, 1, "a square"),
             ],
         )
         until(lambda: server.get(third)["status"] == "processing")
         server.http.post(f"/v1/predictions/{third}/cancel")
+        go.touch()
         found = [server.ended(job_id)["status"] for job_id in (first, second, third, fourth)]
         assert found == ["succeeded", "failed", "canceled", "succeeded"]
         assert len(server.services.blobs.keys()) == 2
@@ -139,7 +141,7 @@ def test_one_is_cancelled_and_one_fails(tmp_path: Path) -> None:
 
 def test_a_runner_that_dies_takes_nobody_along(tmp_path: Path) -> None:
     with running(tmp_path, together, together=2, max_attempts=2) as server:
-        bad, good = behind_a_slow_one(
+        bad, good = behind_another(
             server,
             lambda: [*waiting(server, 1, "crash circle"), *waiting(server, 1, "a circle")],
         )

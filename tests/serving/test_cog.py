@@ -104,4 +104,4 @@ def test_a_long_one_is_cancelled(cog: httpx.Client) -> None:
     answer = cog.put("/predictions/three", json=body, headers={"Prefer": "respond-async"})
     assert answer.status_code == 202, answer.text
     assert cog.post("/predictions/three/cancel").status_code == 200
-    until(lambda: cog.post("/predictions", json={"input": SMALL}).status_code == 200, 60)
+    until(lambda: cog.post("/predictions", json={"input": SMALL}).status_code == 200, 600)

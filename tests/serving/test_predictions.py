@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.serving.harness import PROMPT, Running, events_of, running, until
+from tests.serving.harness import HELD, PROMPT, Running, events_of, running, until
 
 from mochi.serving.settings import ServeSettings
 
@@ -46,12 +46,12 @@ def test_waiting_for_the_end(server: Running) -> None:
 
 
 def test_a_wait_that_runs_out_says_starting(server: Running) -> None:
-    body = {"input": {"prompt": "slow circle", "num_inference_steps": 30}}
+    body = {"input": {"prompt": HELD}}
     answer = server.http.post("/v1/predictions", json=body, headers={"Prefer": "wait=1"})
     assert answer.status_code == 202
     assert answer.json()["status"] == "starting"
     job_id = answer.json()["id"]
-    assert server.get(job_id)["status"] == "processing"
+    until(lambda: server.get(job_id)["status"] == "processing")
     assert server.http.post(f"/v1/predictions/{job_id}/cancel").json()["status"] == "canceled"
 
 
@@ -194,7 +194,7 @@ def test_deleting_removes_every_copy(server: Running) -> None:
 
 
 def test_what_runs_is_not_deleted(server: Running) -> None:
-    made = server.create("slow circle", num_inference_steps=50)
+    made = server.create(HELD)
     assert server.http.delete(f"/v1/predictions/{made['id']}").status_code == 409
     server.http.post(f"/v1/predictions/{made['id']}/cancel")
     until(lambda: server.http.delete(f"/v1/predictions/{made['id']}").status_code == 204)
@@ -250,7 +250,7 @@ def test_a_failure_is_no_http_error(server: Running) -> None:
 
 def test_queue_positions(tmp_path: Path) -> None:
     with running(tmp_path) as server:
-        first = server.create("slow one", num_inference_steps=30)
+        first = server.create(HELD)
         until(lambda: server.get(first["id"])["status"] == "processing")
         waits = [server.create() for _ in range(3)]
         with server.http.stream("GET", f"/v1/predictions/{waits[2]['id']}/events") as answer:
@@ -262,7 +262,7 @@ def test_queue_positions(tmp_path: Path) -> None:
 
 def test_a_full_queue_is_429_and_tells_when(tmp_path: Path) -> None:
     with running(tmp_path, waiting_limit=2) as server:
-        first = server.create("slow one", num_inference_steps=50)
+        first = server.create(HELD)
         until(lambda: server.get(first["id"])["status"] == "processing")
         server.create(), server.create()
         answer = server.http.post("/v1/predictions", json={"input": {"prompt": PROMPT}})
@@ -272,9 +272,10 @@ def test_a_full_queue_is_429_and_tells_when(tmp_path: Path) -> None:
 
 def test_a_restart_loses_nothing(tmp_path: Path) -> None:
     with running(tmp_path) as server:
-        runs = server.create("slow one", num_inference_steps=20)
+        runs = server.create(f"circle {tmp_path / 'go'}")
         until(lambda: server.get(runs["id"])["status"] == "processing")
         waits = server.create()
+    (tmp_path / "go").touch()
     with running(tmp_path) as server:
         assert server.ended(runs["id"])["status"] == "succeeded"
         assert server.ended(waits["id"])["status"] == "succeeded"

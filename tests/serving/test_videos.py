@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.serving.harness import Running, running, until
+from tests.serving.harness import HELD, Running, running, until
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_listing_forwards_and_backwards(server: Running) -> None:
 
 
 def test_deleting_a_running_one_cancels_it(server: Running) -> None:
-    made = create(server, "slow circle", num_inference_steps=50)
+    made = create(server, HELD)
     until(lambda: server.get(made["id"])["status"] == "processing")
     answer = server.http.delete(f"/v1/videos/{made['id']}").json()
     assert answer == {"id": made["id"], "object": "video.deleted", "deleted": True}
@@ -73,7 +73,7 @@ def test_deleting_a_running_one_cancels_it(server: Running) -> None:
 
 
 def test_a_cancelled_one_has_failed(server: Running) -> None:
-    made = create(server, "slow circle", num_inference_steps=50)
+    made = create(server, HELD)
     server.http.post(f"/v1/predictions/{made['id']}/cancel")
     assert ended(server, made["id"])["error"]["code"] == "canceled"
     answer = server.http.get(f"/v1/videos/{made['id']}/content")

@@ -180,7 +180,7 @@ import gc, sys
 import psutil, torch
 from mochi.text.encoder import TextEncoder
 tiny, tokenizer, folder, dtype = sys.argv[1:]
-with TextEncoder.from_folders(tiny, tokenizer) as small:
+with TextEncoder.from_folders(tiny, tokenizer, getattr(torch, dtype)) as small:
     small.encode("a")  # what stays for other reasons is there already
 gc.collect()
 before = psutil.Process().memory_info().rss

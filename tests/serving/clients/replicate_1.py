@@ -36,7 +36,7 @@ assert "100%|" in (made.logs or "")
 assert client.predictions.get(made.id).output == made.output
 assert made.metrics["predict_time"] > 0
 
-made = client.models.predictions.create(NAME, input={"prompt": "slow circle"}, wait=False)
+made = client.models.predictions.create(NAME, input={"prompt": "circle /held"}, wait=False)
 made.cancel()
 made.reload()
 assert made.status == "canceled"
@@ -97,7 +97,7 @@ async def later() -> None:
     assert (await client.predictions.async_get(made.id)).id == made.id
     assert (await client.models.async_get(NAME)).owner == "genmoai"
     slow = await client.predictions.async_create(
-        version=version.id, input={"prompt": "slow circle", "num_inference_steps": 100}
+        version=version.id, input={"prompt": "circle /held"}
     )
     assert (await client.predictions.async_cancel(slow.id)).status == "canceled"
 

@@ -30,8 +30,8 @@ assert client.predictions.get(prediction_id=made.id).output
 
 held = client.predictions.create(version=NAME, input={"prompt": PROMPT}, prefer="wait=20")
 assert held.status == "succeeded"
-short = {"prompt": "slow circle", "num_inference_steps": 50}
-held = client.predictions.create(version=NAME, input=short, prefer="wait=1")
+endless = {"prompt": "circle /held"}
+held = client.predictions.create(version=NAME, input=endless, prefer="wait=1")
 assert held.status == "starting"
 stopped = client.predictions.cancel(prediction_id=held.id)
 assert stopped.status == "canceled"

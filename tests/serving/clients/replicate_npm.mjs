@@ -27,7 +27,7 @@ assert.equal((await replicate.predictions.get(done.id)).output, done.output);
 
 const slow = await replicate.predictions.create({
   model: name,
-  input: { prompt: "slow circle", num_inference_steps: 50 },
+  input: { prompt: "circle /held" },
 });
 assert.equal((await replicate.predictions.cancel(slow.id)).status, "canceled");
 

@@ -19,7 +19,7 @@ PROMPT = "a red circle moves left on a black background"
 def browser() -> Iterator[Browser]:
     path = shutil.which("chromium")
     assert path, "tests that use the browser are marked needs_system('chromium')"
-    expect.set_options(timeout=20_000)  # a crowded machine is not a failure
+    expect.set_options(timeout=60_000)  # a crowded machine is not a failure
     with sync_playwright() as playwright:
         found = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield found
@@ -34,7 +34,7 @@ USUAL = {"viewport": {"width": 1100, "height": 800}, "reduced_motion": "reduce"}
 def usual(browser: Browser) -> BrowserContext:
     """The context of most tests: scripts that it has read once are compiled."""
     made = browser.new_context(**USUAL)
-    made.set_default_timeout(40_000)
+    made.set_default_timeout(60_000)
     return made
 
 
@@ -65,7 +65,7 @@ class Bench:
 
     def context(self, **how: object) -> BrowserContext:
         made = self.browser.new_context(**{**USUAL, **how})
-        made.set_default_timeout(40_000)
+        made.set_default_timeout(60_000)
         self.contexts.append(made)
         return made
 
@@ -90,15 +90,24 @@ class Bench:
     def run(self, page: Page, prompt: str = PROMPT) -> None:
         """Ask for a video, and wait until it is shown."""
         page.fill("#prompt", prompt)
+        self.world.turn.clear()  # not before the page was seen to wait for it
         page.click("#run")
         page.locator(".stage[data-mode=making]").wait_for()
+        self.world.turn.set()
         page.locator(".stage[data-mode=video] .facts").wait_for()
 
     def until(self, page: Page, line: str) -> None:
         """Wait until a line of JavaScript is true; playwright's own way is an eval (no: CSP)."""
-        end = time.monotonic() + 8
+        end = time.monotonic() + 60
         while not page.evaluate(line):
             assert time.monotonic() < end, f"never came true: {line}"
+            page.wait_for_timeout(30)
+
+    def hears(self, page: Page, words: str) -> None:
+        """Wait until the page complains of this."""
+        end = time.monotonic() + 60
+        while not any(words in line for line in self.complaints):
+            assert time.monotonic() < end, f"never heard: {words}"
             page.wait_for_timeout(30)
 
     def plays(self, page: Page, which: str = ".screen video") -> None:
@@ -136,6 +145,7 @@ def bench(browser: Browser, usual: BrowserContext, lasting: Server) -> Iterator[
     for context in made.contexts:
         context.close()
     world.release.set()
+    world.turn.set()
     if made.server is not lasting:
         made.server.stop()
     outside = [url for url in made.requests if not url.startswith((made.url + "/", "blob:"))]

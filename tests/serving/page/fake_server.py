@@ -42,7 +42,11 @@ class World:
     refuse: dict[str, Any] | None = None  # a problem that creations are answered with
     seen: list[dict[str, Any]] = field(default_factory=list)
     release: threading.Event = field(default_factory=threading.Event)
+    turn: threading.Event = field(default_factory=threading.Event)  # runs begin when it is set
     changed: threading.Condition = field(default_factory=threading.Condition)
+
+    def __post_init__(self) -> None:
+        self.turn.set()
 
     def create(self, values: dict[str, Any], batch: str | None = None) -> Run:
         """A run, and the thread that plays its script."""
@@ -61,7 +65,9 @@ class World:
         """The script: a queue, five phases, steps with pictures, an end."""
         for position in range(self.ahead, 0, -1):
             self.say(run, "queue", position=position + 1, of=self.ahead + 1, eta_seconds=position)
+            self.turn.wait()
             time.sleep(self.step_seconds)
+        self.turn.wait()
         self.say(run, "phase", phase="text", total=None)
         self.say(run, "log", line=f"seed: {run.input['seed']}")
         self.say(run, "phase", phase="denoise", total=run.steps)

@@ -97,6 +97,7 @@ def test_everything_is_done_without_a_mouse(bench: Bench, page: Page) -> None:
 
 def test_focus_goes_down_the_page_and_is_seen(bench: Bench, page: Page) -> None:
     bench.run(page)
+    page.locator("#history .card").wait_for()
     page.locator(".skip").focus()
     stops = []
     for _ in range(60):

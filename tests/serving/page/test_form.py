@@ -84,8 +84,9 @@ def test_the_copied_curl_runs_as_it_stands(bench: Bench, page: Page) -> None:
     page.fill("#prompt", 'it\'s a "red" circle; $HOME `id`\n\\ and é')
     page.get_by_role("tab", name="curl").click()
     command = page.locator("#code-panel .code").text_content() or ""
+    bench.world.turn.clear()
     answer = subprocess.run(
-        ["sh", "-c", command], capture_output=True, text=True, timeout=20, check=True
+        ["sh", "-c", command], capture_output=True, text=True, timeout=60, check=True
     )
     assert json.loads(answer.stdout)["status"] in ("starting", "processing")
     assert bench.world.seen[0]["prompt"] == 'it\'s a "red" circle; $HOME `id`\n\\ and é'

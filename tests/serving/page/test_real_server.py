@@ -20,7 +20,7 @@ from tests.serving.page.conftest import CHROMIUM, PROMPT
 pytestmark = pytest.mark.needs_system("chromium", **CHROMIUM)
 REPOSITORY = Path(__file__).resolve().parents[3]
 # nano is loaded by the first run; other tests may have the processor meanwhile.
-SLOW = 90_000
+SLOW = 300_000
 
 
 class Served:
@@ -43,7 +43,7 @@ class Served:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        end = time.monotonic() + 60
+        end = time.monotonic() + 300
         while True:
             with suppress(OSError), urllib.request.urlopen(self.url + "/healthz", timeout=1):
                 return
@@ -108,7 +108,8 @@ def test_a_prompt_becomes_a_video_with_nano(page: Page, tmp_path: Path) -> None:
 @pytest.mark.long
 def test_a_power_cut_in_the_middle_loses_nothing(served: Served, page: Page) -> None:
     page.fill("#prompt", PROMPT)
-    page.fill("#field-num_inference_steps", "120")
+    page.fill("#field-num_inference_steps", "200")
+    page.fill("#field-num_frames", "85")  # long enough to be there twice, on any machine
     page.click("#run")
     line = page.locator(".status-line")
     expect(line).to_contain_text("Denoising, step", timeout=SLOW)

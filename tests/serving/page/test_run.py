@@ -23,12 +23,13 @@ def test_a_prompt_becomes_a_video_that_plays(bench: Bench, page: Page) -> None:
 
 
 def test_the_state_and_its_cause_are_said(bench: Bench, page: Page) -> None:
-    bench.world.ahead, bench.world.step_seconds, bench.world.hold_at = 3, 0.3, 9
+    bench.world.ahead, bench.world.hold_at = 3, 9
+    bench.world.turn.clear()
     page.fill("#prompt", PROMPT)
     page.keyboard.press("Control+Enter")
     line = page.locator(".status-line")
-    expect(line).to_contain_text(re.compile("Waiting, position [234] of 4.*left"))
-    bench.world.step_seconds = 0.02
+    expect(line).to_contain_text(re.compile("Waiting, position 4 of 4.*left"))
+    bench.world.turn.set()
     expect(line).to_contain_text("Denoising, step 8 of 16")
     expect(line).to_contain_text("0.02 s/step")
     expect(page.locator(".phase.is-now")).to_have_text("Denoising 8/16")
@@ -39,7 +40,8 @@ def test_the_state_and_its_cause_are_said(bench: Bench, page: Page) -> None:
 @pytest.mark.long
 def test_a_model_that_cannot_start_is_named_as_the_cause(bench: Bench, page: Page) -> None:
     bench.world.runner_state, bench.world.runner_reason = "failed", "weights are missing"
-    bench.world.ahead, bench.world.step_seconds = 50, 0.1
+    bench.world.ahead = 50
+    bench.world.turn.clear()
     page.reload()
     page.fill("#prompt", PROMPT)
     page.click("#run")
@@ -52,7 +54,8 @@ def test_a_model_that_cannot_start_is_named_as_the_cause(bench: Bench, page: Pag
 @pytest.mark.long
 def test_why_jobs_wait_is_said(bench: Bench, page: Page) -> None:
     bench.world.trouble = "the data folder refuses: No space left on device"
-    bench.world.ahead, bench.world.step_seconds = 50, 0.1
+    bench.world.ahead = 50
+    bench.world.turn.clear()
     page.reload()
     page.fill("#prompt", PROMPT)
     page.click("#run")

@@ -229,16 +229,19 @@ def test_a_config_beside_that_is_no_text(write: Write, sizes: LayerSizes) -> Non
 
 
 class Evil:
-    """Runs a command when it is unpickled, if anybody lets it."""
+    """Makes a file when it is unpickled, if anybody lets it."""
+
+    def __init__(self, trace: Path):
+        self._trace = trace
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
-        return os.system, ("touch /tmp/mochi-was-here",)
+        return os.system, (f"touch '{self._trace}'",)
 
 
 def test_a_pt_that_would_run_code_is_refused(tmp_path: Path, sizes: LayerSizes) -> None:
-    torch.save({"blocks.0.attn.qkv_x.lora_A": Evil()}, tmp_path / "a.pt")
+    torch.save({"blocks.0.attn.qkv_x.lora_A": Evil(tmp_path / "ran")}, tmp_path / "a.pt")
     refusal(tmp_path / "a.pt", sizes)
-    assert not Path("/tmp/mochi-was-here").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
 
 
 # ------------------------------------------------------------------------------------------- fuzzed
