@@ -43,8 +43,8 @@ def make_shelf(
     work: Path,
     owner: str,
     offers: Offers,
-    on_end: Callable[[Job], None],
     on_flag: Callable[[Job, Mapping[str, Any]], None],
+    on_end: Callable[[Job], None] = lambda job: None,
 ) -> Shelf:
     """What workers work with, on a server and in a replica; raises as `open_signer`."""
     return Shelf(

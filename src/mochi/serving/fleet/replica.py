@@ -99,7 +99,6 @@ class Replica:
             Path(self._work.name),
             self._post.owner,
             Offers(self._entries, Catalog(database)),
-            on_end=lambda job: None,
             on_flag=audit.flagged,
         )
 

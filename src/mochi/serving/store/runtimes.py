@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -17,11 +16,14 @@ from mochi.serving.store.database import Database
 from mochi.serving.store.tables import runtimes
 
 _REMEMBERED = 500
+_LATE = 64
+"""So many ids are looked at again: of two transactions the one with the lower may end later."""
+
 _FIELDS = ("model", "frames", "height", "width", "steps")
 _r = runtimes.c
 _BEHIND = (
     sa.select(_r.id, *(_r[name] for name in _FIELDS), _r.seconds)
-    .where(_r.id > sa.bindparam("last"))
+    .where(_r.id > sa.bindparam("behind"))
     .order_by(_r.id.desc())
     .limit(_REMEMBERED)
 )
@@ -50,19 +52,22 @@ class Runtimes:
     def __init__(self, database: Database):
         self._database = database
         self._lock = threading.Lock()
-        self._latest: deque[tuple[tuple[Any, ...], float]] = deque(maxlen=_REMEMBERED)
-        self._last_id = 0
+        self._latest: dict[int, tuple[tuple[Any, ...], float]] = {}
         self._grouped: list[Runtime] = []
 
     def all(self) -> list[Runtime]:
         """The latest runs, by model, size and steps."""
         with self._lock:
+            behind = max(self._latest, default=0) - _LATE
             with self._database.single() as connection:
-                new = connection.execute(_BEHIND, {"last": self._last_id}).all()
+                rows = connection.execute(_BEHIND, {"behind": behind}).all()
+            new = {
+                row.id: (tuple(row[1:-1]), row[-1]) for row in rows if row.id not in self._latest
+            }
             if new:
-                self._last_id = new[0].id
-                self._latest.extend((tuple(row[1:-1]), row[-1]) for row in reversed(new))
-                self._grouped = _grouped(self._latest)
+                known = self._latest | new
+                self._latest = {number: known[number] for number in sorted(known)[-_REMEMBERED:]}
+                self._grouped = _grouped(self._latest.values())
             return list(self._grouped)
 
     def estimate(self, model: str, request: Mapping[str, Any]) -> dict[str, float] | None:
