@@ -18,6 +18,7 @@ FAILURE, BAD_REQUEST = 1, 2
 
 def main() -> int:
     """Run the command that this process was started with; returns the exit code."""
+    say_warnings()
     return run(sys.argv[1:], Interrupt.install())
 
 
@@ -29,7 +30,6 @@ def run(argv: Sequence[str], interrupt: Interrupt) -> int:
         is a bug of ours.
     """
     try:
-        say_warnings()
         from mochi.cli.commands import invoke  # typer and rich: only now can they be interrupted
 
         code = invoke(argv, interrupt.token)

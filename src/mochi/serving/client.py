@@ -10,15 +10,12 @@ job.save("circle.mp4")
 
 from __future__ import annotations
 
-import base64
-import json
 import os
 import secrets
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,17 +28,8 @@ from mochi.core.errors import (
     SamplingError,
     WeightsError,
 )
-from mochi.core.events import (
-    CancelToken,
-    Event,
-    FramesDone,
-    Notice,
-    OnEvent,
-    PhaseEnded,
-    PhaseStarted,
-    StepDone,
-    ignore,
-)
+from mochi.core.events import CancelToken, OnEvent, ignore
+from mochi.serving.told import Relay, Told, parse
 
 if TYPE_CHECKING:
     import httpx
@@ -61,20 +49,6 @@ _ERRORS: dict[str, type[MochiError]] = {
 
 class ServerError(MochiError):
     """A server cannot be reached, refuses, or failed at a job; the message says what it said."""
-
-
-@dataclass(frozen=True)
-class Told:
-    """What a server tells of a job: `queue`, `phase`, `step`, `frames`, `preview`, `log`, `retry`,
-    `output` or `done`, with the data that docs/serving.md lists."""
-
-    type: str
-    data: Mapping[str, Any]
-
-    @property
-    def preview(self) -> bytes:
-        """The PNG of a `preview`."""
-        return base64.b64decode(self.data["data"])
 
 
 class Client:
@@ -218,7 +192,7 @@ class RemoteJob:
             try:
                 headers = {"Last-Event-ID": last} if last else {}
                 with self._client.stream(path, headers) as answer:
-                    for event_id, told in _parse(answer.iter_lines()):
+                    for event_id, told in parse(answer.iter_lines()):
                         last, failures = event_id or last, 0
                         yield told
                         if told.type == "done":
@@ -244,7 +218,7 @@ class RemoteJob:
             Cancelled: it was cancelled, here or elsewhere.
             DoesNotFitError, SamplingError, WeightsError, ServerError: it failed.
         """
-        relay = _Relay(on_event)
+        relay = Relay(on_event)
         with self._ended_by(cancel):
             for told in self.events():
                 relay.tell(told)
@@ -322,46 +296,6 @@ class RemoteJob:
                 part.unlink(missing_ok=True)
 
 
-class _Relay:
-    """A server's events as those of `mochi.core.events`."""
-
-    def __init__(self, on_event: OnEvent):
-        self._on_event = on_event
-        self._phase: Any = None
-        self._began = time.monotonic()
-        self._told = ""
-
-    def tell(self, told: Told) -> None:
-        for event in self._events(told):
-            self._on_event(event)
-
-    def _events(self, told: Told) -> Iterator[Event]:
-        data, now = told.data, time.monotonic()
-        if told.type in ("phase", "done") and self._phase is not None:
-            yield PhaseEnded(self._phase, now - self._began)
-            self._phase = None
-        if told.type == "phase":
-            self._phase, self._began = data["phase"], now
-            yield PhaseStarted(self._phase, data["total"])
-        elif told.type == "step":
-            each, step = data["seconds_per_step"], data["step"]
-            eta = data["eta_seconds"]
-            yield StepDone(step, data["steps"], float("nan"), each, step * each, eta)
-        elif told.type == "frames":
-            yield FramesDone(data["frames"], data["total"])
-        elif told.type == "queue":
-            yield from self._once(f"waiting: {data['position']} of {data['of']}")
-        elif told.type == "log":
-            yield Notice(data["line"])
-        elif told.type == "retry":
-            yield Notice(f"the server tries again: {data['reason']}")
-
-    def _once(self, message: str) -> Iterator[Event]:
-        if message != self._told:
-            self._told = message
-            yield Notice(message)
-
-
 def _input(prompt: str, preset: str | None, settings: Mapping[str, Any]) -> dict[str, Any]:
     given = {"prompt": prompt, "preset": preset, **settings}
     return {THEIRS.get(name, name): value for name, value in given.items() if value is not None}
@@ -386,17 +320,3 @@ def _content(answer: httpx.Response) -> dict[str, Any]:
         raise RequestError(_OURS.get(name, name), "...", rule, nearest)
     words = problem.get("detail") or answer.reason_phrase
     raise ServerError(f"the server says {answer.status_code}: {words}")
-
-
-def _parse(lines: Iterator[str]) -> Iterator[tuple[str, Told]]:
-    """Server-sent events, each with its id."""
-    fields: dict[str, str] = {}
-    for line in lines:
-        if line:
-            name, _, value = line.partition(":")
-            fields[name] = value.removeprefix(" ")
-        elif "data" in fields:
-            yield fields.get("id", ""), Told(fields.get("event", ""), json.loads(fields["data"]))
-            fields = {}
-        else:
-            fields = {}  # a comment: the server is still there
