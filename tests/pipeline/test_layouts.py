@@ -187,6 +187,14 @@ def test_a_part_of_another_size_is_refused(
     ],
 )
 def test_auto_picks_what_a_network_can_compute_in(
-    device: str, size: int, kind: str, expected: torch.dtype | None
+    device: str,
+    size: int,
+    kind: str,
+    expected: torch.dtype | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert pick_dtype("dtype", "auto", torch.device(device), size, kind) == expected
+    for able in (True, False):
+        monkeypatch.setattr("mochi.pipeline.devices.multiplies_in_bfloat16", lambda able=able: able)
+        found = pick_dtype("dtype", "auto", torch.device(device), size, kind)
+        assert found == (expected if able or device == "cuda" else torch.float32)
+        assert pick_dtype("dtype", "bfloat16", torch.device(device), size, kind) == torch.bfloat16

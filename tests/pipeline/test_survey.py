@@ -9,7 +9,7 @@ import mochi
 from mochi.core.errors import RequestError
 from mochi.core.sizes import VideoSize
 from mochi.pipeline import budget
-from mochi.pipeline.devices import pick_device, present_devices
+from mochi.pipeline.devices import multiplies_in_bfloat16, pick_device, present_devices
 from mochi.pipeline.models import Hub
 from mochi.pipeline.survey import survey_machine, survey_models
 
@@ -22,6 +22,8 @@ def test_the_machine_is_this_one() -> None:
     assert machine.packages["torch"].startswith("2.")
     assert [device.name for device in machine.devices] == present_devices()
     assert machine.devices[-1].name == "cpu"
+    able = multiplies_in_bfloat16()
+    assert machine.devices[-1].dtypes == ("float32", "bfloat16")[: 1 + able]
 
 
 def test_models_say_what_fits(

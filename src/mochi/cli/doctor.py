@@ -99,7 +99,8 @@ def _machine_lines(machine: Machine) -> Iterator[str]:
     for device in machine.devices:
         free = device.available_bytes
         yield f"device   {device.name}: {device.description}, {gib(free)} available"
-        yield f"         kernels {device.kernels}; attention {', '.join(device.attention)}"
+        attention, dtypes = ", ".join(device.attention), ", ".join(device.dtypes)
+        yield f"         kernels {device.kernels}; attention {attention}; computes in {dtypes}"
     yield "uses     " + ", ".join(f"{name} {text}" for name, text in machine.packages.items())
 
 

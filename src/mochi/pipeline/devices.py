@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 
 import torch
 
@@ -94,7 +95,8 @@ def pick_dtype(
     `auto` keeps float32 and bfloat16 as they are stored, except that a large model becomes bfloat16
     on anything but a CPU: the published recipe (SPEC 2, Precision). On a CPU a smaller copy would
     cost memory and a pass over the file. What no network should compute in (float16, which
-    overflows, float8, ggml blocks) becomes bfloat16 where the model is large, else float32.
+    overflows, float8, ggml blocks) becomes bfloat16 where the model is large, else float32. A CPU
+    that does not multiply in bfloat16 computes everything in float32.
 
     Args:
         field: for the error.
@@ -110,7 +112,32 @@ def pick_dtype(
         raise RequestError(field, name, "is unknown", ", ".join(["auto", *DTYPES]))
     if name != "auto":
         return DTYPES[name]
+    if device.type == "cpu" and not multiplies_in_bfloat16():
+        return torch.float32
     large = stored_bytes >= LARGE_BYTES
     if kind not in DTYPES:
         return torch.bfloat16 if large else torch.float32
     return torch.bfloat16 if large and device.type != "cpu" else None
+
+
+def multiplies_in_bfloat16() -> bool:
+    """Whether this CPU has instructions for it.
+
+    Without them float32 is faster: 2.4 times in linear layers with AVX512, 4.3 times with AVX2, and
+    80 times in convolutions (bench/dtypes.py, docs/speed.md).
+    """
+    if not torch.backends.mkldnn.is_available():
+        return False
+    known = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        return known and torch.cpu._is_avx512_bf16_supported()
+    return known
+
+
+def slow_dtype_note(dtype: torch.dtype | None, device: torch.device, kind: str) -> str:
+    """What to tell of networks stored in `kind` that compute in `dtype`; often nothing."""
+    if device.type != "cpu" or kind == "float32" or multiplies_in_bfloat16():
+        return ""
+    if dtype == torch.float32:
+        return "computing in float32: this processor does not multiply in bfloat16"
+    return "this processor does not multiply in bfloat16: --dtype float32 is faster"

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 
-from mochi.core.events import OnEvent, ignore
+from mochi.core.events import Notice, OnEvent, ignore
 from mochi.core.speed import Speed
 from mochi.memory.modes import AUTO, Mode, check_mode
 from mochi.model.products import check_products
 from mochi.parallel.choice import AUTO as AUTO_SCHEME
 from mochi.pipeline.defaults import read_card
-from mochi.pipeline.devices import pick_device, pick_devices, pick_dtype
+from mochi.pipeline.devices import pick_device, pick_devices, pick_dtype, slow_dtype_note
 from mochi.pipeline.given import PartNames
 from mochi.pipeline.lora_spec import LoraGiven, checked_mode, lora_spec
 from mochi.pipeline.models import Hub, find_model
@@ -122,6 +122,7 @@ def load(
         dequantize=dequantize,
         products=products,
         sharing=sharing,
+        on_event=on_event,
     )
     pipe.parts.speed = speed or Speed()
     for spec in specs:
@@ -140,6 +141,7 @@ def open_model(
     dequantize: bool = False,
     products: str = "exact",
     sharing: Sharing | None = None,
+    on_event: OnEvent = ignore,
 ) -> Pipeline:
     """A pipeline on files that were found; `auto` is the dtype of the model's card, if it has one.
 
@@ -151,6 +153,8 @@ def open_model(
     chosen = card.dtype if dtype == "auto" else dtype
     dit = open_part("dit", files.dit)
     networks = pick_dtype("dtype", chosen, device, dit.nbytes, dit.main_kind)
+    if chosen != "float32" and (note := slow_dtype_note(networks, device, dit.main_kind)):
+        on_event(Notice(note))
     precision = Precision(networks, text_dtype, dequantize, products)
     if sharing is None:
         return Pipeline(files, card, name=name, device=device, precision=precision, memory=memory)

@@ -19,7 +19,7 @@ from mochi.model.attention import KERNELS
 from mochi.model.fast import make_kernels
 from mochi.parallel.choice import AUTO, Circumstances, choose
 from mochi.parallel.links import link_between
-from mochi.pipeline.devices import pick_device, present_devices
+from mochi.pipeline.devices import multiplies_in_bfloat16, pick_device, present_devices
 from mochi.pipeline.models import Hub, present_models
 from mochi.pipeline.opening import open_model
 from mochi.pipeline.pipeline import Pipeline
@@ -35,6 +35,7 @@ class Device:
     Attributes:
         kernels: those that a run takes for the elementwise pieces.
         attention: kernels for attention that are here; a run takes the fastest.
+        dtypes: that it has instructions for; models compute in no other unless told to.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Device:
     available_bytes: int
     kernels: str = ""
     attention: tuple[str, ...] = ()
+    dtypes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,9 @@ def _device(name: str) -> Device:
     place = torch.device(name)
     attention = tuple(kernel for kernel, it in KERNELS.items() if it.is_here(place.type))
     kernels = make_kernels("auto").on(place).name
-    return Device(name, device_name(name), available_bytes(name), kernels, attention)
+    able = place.type != "cpu" or multiplies_in_bfloat16()
+    dtypes = ("float32", "bfloat16") if able else ("float32",)
+    return Device(name, device_name(name), available_bytes(name), kernels, attention, dtypes)
 
 
 def _processor() -> str:
