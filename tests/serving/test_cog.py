@@ -59,6 +59,17 @@ def _status(client: httpx.Client) -> str | None:
     return str(answer["status"])
 
 
+def asked(cog: httpx.Client, method: str, path: str, **body: Any) -> httpx.Response:
+    """Cog frees its only slot after it has answered; whoever is quicker is told to come again."""
+
+    def once() -> httpx.Response | None:
+        answer = cog.request(method, path, **body)
+        return None if answer.status_code == 409 else answer
+
+    found: httpx.Response = until(once, 600)
+    return found
+
+
 def made(job: dict[str, Any]) -> bytes:
     assert job["status"] == "succeeded", job
     kind, _, content = job["output"].partition(",")
@@ -67,7 +78,7 @@ def made(job: dict[str, Any]) -> bytes:
 
 
 def test_it_answers_with_a_video(cog: httpx.Client) -> None:
-    answer = cog.post("/predictions", json={"input": SMALL})
+    answer = asked(cog, "POST", "/predictions", json={"input": SMALL})
     assert answer.status_code == 200, answer.text
     job = answer.json()
     assert made(job)[4:8] == b"ftyp"
@@ -81,7 +92,7 @@ def test_putting_twice_is_one_prediction_and_the_same_seed_the_same_video(
 ) -> None:
     videos = []
     for job_id in ("one", "two"):
-        answer = cog.put(f"/predictions/{job_id}", json={"input": SMALL})
+        answer = asked(cog, "PUT", f"/predictions/{job_id}", json={"input": SMALL})
         assert answer.status_code == 200, answer.text
         assert answer.json()["id"] == job_id
         videos.append(made(answer.json()))
@@ -94,14 +105,15 @@ def test_a_wrong_input_is_told_by_its_field(cog: httpx.Client, field: str, value
     given = {**SMALL, field: value}
     if value is None:
         del given[field]
-    answer = cog.post("/predictions", json={"input": given})
+    answer = asked(cog, "POST", "/predictions", json={"input": given})
     assert answer.status_code == 422 or answer.json()["status"] == "failed", answer.text
     assert field in answer.text
 
 
 def test_a_long_one_is_cancelled(cog: httpx.Client) -> None:
     body = {"input": {**SMALL, "num_frames": 25, "num_inference_steps": 200}}
-    answer = cog.put("/predictions/three", json=body, headers={"Prefer": "respond-async"})
+    later = {"Prefer": "respond-async"}
+    answer = asked(cog, "PUT", "/predictions/three", json=body, headers=later)
     assert answer.status_code == 202, answer.text
     assert cog.post("/predictions/three/cancel").status_code == 200
     until(lambda: cog.post("/predictions", json={"input": SMALL}).status_code == 200, 600)
