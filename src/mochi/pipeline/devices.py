@@ -123,8 +123,8 @@ def pick_dtype(
 def multiplies_in_bfloat16() -> bool:
     """Whether this CPU has instructions for it.
 
-    Without them float32 is faster: 2.4 times in linear layers with AVX512, 4.3 times with AVX2, and
-    80 times in convolutions (bench/dtypes.py, docs/speed.md).
+    Without them float32 is faster: 2.4 times in linear layers with AVX512, 4.2 times with AVX2, and
+    65 times in convolutions (`bench/cpu.py dtypes`, docs/speed.md).
     """
     if not torch.backends.mkldnn.is_available():
         return False
