@@ -233,19 +233,19 @@ class RemoteJob:
     @contextmanager
     def _ended_by(self, cancel: CancelToken | None) -> Iterator[None]:
         """Meanwhile the token ends the job, also while nothing is heard of it."""
-        over = threading.Event()
-
-        def look(token: CancelToken) -> None:
-            while not over.wait(_LOOK_SECONDS):
-                if token.cancelled:
-                    with suppress(MochiError):  # the events end too, or say what is wrong
-                        self._client.ask("POST", f"/v1/predictions/{self.id}/cancel")
-                    return
-
         if cancel is None:
             yield
             return
-        looking = threading.Thread(target=look, args=(cancel,))
+        over = threading.Event()
+
+        def look() -> None:
+            while not over.wait(_LOOK_SECONDS):
+                if cancel.cancelled:
+                    with suppress(MochiError):  # the events end too, or say what is wrong
+                        self.cancel()
+                    return
+
+        looking = threading.Thread(target=look)
         looking.start()
         try:
             yield
