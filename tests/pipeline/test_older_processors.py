@@ -2,7 +2,6 @@
 
 import os
 import platform
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from tests.pipeline.conftest import copied_in_bfloat16
 
 import mochi
 from mochi.core.events import Event, Notice
@@ -21,10 +20,7 @@ SETTINGS = {"frames": 7, "height": 32, "width": 32, "steps": 2, "seed": 3}
 
 @pytest.fixture
 def stored_small(tiny_model: Path, tmp_path: Path) -> Path:
-    folder = shutil.copytree(tiny_model, tmp_path / "small")
-    for path in folder.rglob("*.safetensors"):
-        save_file({name: x.bfloat16() for name, x in load_file(path).items()}, path)
-    return folder
+    return copied_in_bfloat16(tiny_model, tmp_path / "small")
 
 
 @pytest.fixture

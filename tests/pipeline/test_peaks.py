@@ -2,13 +2,13 @@
 
 import json
 import platform
-import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
+from tests.pipeline.conftest import copied_in_bfloat16
 from tests.pipeline.watched import Watched, watch
 
 import mochi
@@ -97,10 +97,7 @@ def test_the_peak_on_older_processors_is_what_was_planned(
 ) -> None:
     """What is stored in bfloat16 computes in float32 there."""
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
-    folder = shutil.copytree(model, tmp_path / "small")
-    for path in folder.rglob("*.safetensors"):
-        save_file({name: x.bfloat16() for name, x in load_file(path).items()}, path)
-    check(seen(folder, memory, "auto"))
+    check(seen(copied_in_bfloat16(model, tmp_path / "small"), memory, "auto"))
 
 
 @pytest.mark.gpu
