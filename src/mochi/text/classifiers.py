@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from mochi.core.errors import WeightsError
+from mochi.text.importing import import_transformers
 
 PERMISSIVE = ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "isc", "cc0-1.0", "unlicense")
 """Licences that ask for nothing of who runs a server; others have to be named to be used."""
@@ -76,6 +77,7 @@ class PromptClassifier(Classifier):
         )
 
     def _load(self, source: str) -> None:
+        import_transformers()
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         self._tokenizer = AutoTokenizer.from_pretrained(source)
@@ -95,6 +97,7 @@ class PictureClassifier(Classifier):
         return self._most(self._processor(images=pictures, return_tensors="pt"))
 
     def _load(self, source: str) -> None:
+        import_transformers()
         from transformers import AutoImageProcessor, AutoModelForImageClassification
 
         self._processor = AutoImageProcessor.from_pretrained(source)

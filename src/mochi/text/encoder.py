@@ -19,6 +19,7 @@ from mochi.core.heap import trim
 from mochi.core.request import check_text
 from mochi.core.sizes import whole
 from mochi.text.features import TextFeatures
+from mochi.text.importing import import_transformers
 from mochi.text.runners import Runner, StreamedT5, Walks, WholeT5
 from mochi.text.t5 import HOW_TO_GET, T5Weights, load_t5
 
@@ -209,6 +210,7 @@ def load_tokenizer(folder: str | Path) -> Any:
     if not any((folder / name).is_file() for name in VOCABULARIES):
         missing = f"no tokenizer here (neither {' nor '.join(VOCABULARIES)})"
         raise WeightsError(f"{missing}; {HOW_TO_GET}", folder)
+    import_transformers()
     from transformers import AutoTokenizer
 
     try:

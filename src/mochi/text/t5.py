@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from mochi.core.config import T5Size
 from mochi.core.errors import RequestError, WeightsError
 from mochi.model.stored import StoredEmbedding, StoredLinear, StoredWeight
+from mochi.text.importing import import_transformers
 
 if TYPE_CHECKING:
     from transformers import T5Config, T5EncoderModel
@@ -40,12 +41,14 @@ def build_t5(size: T5Size, dropout: float = 0.0) -> T5EncoderModel:
 
     `save_pretrained(folder)` of the result writes what `load_t5` reads.
     """
+    import_transformers()
     from transformers import T5EncoderModel
 
     return T5EncoderModel(_sized(size, dropout))
 
 
 def _sized(size: T5Size, dropout: float = 0.0) -> T5Config:
+    import_transformers()
     from transformers import T5Config
 
     return T5Config(
@@ -118,6 +121,7 @@ def load_t5(
         raise RequestError("dtype", dtype, "cannot run T5 (float16 overflows)", DTYPES)
     weights: T5Weights
     weights = FolderWeights(Path(source)) if isinstance(source, (str, Path)) else source
+    import_transformers()
     from transformers import T5EncoderModel
 
     with torch.device("meta"):
@@ -167,6 +171,7 @@ def _config_of(weights: T5Weights) -> T5Config:
 
 
 def _config(path: Path) -> T5Config:
+    import_transformers()
     from transformers import T5Config
 
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from mochi.text.encoder import load_tokenizer
 from mochi.text.wordlevel import build_word_tokenizer
 from mochi.training.nano.dit import train_dit
 from mochi.training.nano.export import export_nano, latent_scale, scale_decoder, scale_encoder
@@ -27,8 +28,6 @@ def train_nano(folder: Path, recipe: NanoRecipe, report: Report, device: str = "
     Raises:
         WeightsError: a checkpoint in `folder` is damaged or of another recipe.
     """
-    from transformers import AutoTokenizer
-
     vae = train_vae(recipe.model, recipe.vae, folder, lambda values: report("vae", values), device)
     latents = latent_set(
         vae.encoder, recipe.dit.scenes_per_combination, recipe.dit.seed, folder / "latents.pt"
@@ -38,7 +37,7 @@ def train_nano(folder: Path, recipe: NanoRecipe, report: Report, device: str = "
     scale_decoder(vae.decoder, scale)
 
     words = build_word_tokenizer(vocabulary(), folder / "tokenizer")
-    tokenizer = AutoTokenizer.from_pretrained(words)
+    tokenizer = load_tokenizer(words)
     networks = train_dit(
         recipe.model.dit,
         recipe.text,
