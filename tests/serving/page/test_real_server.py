@@ -83,9 +83,10 @@ def page(served: Served, usual: BrowserContext) -> Iterator[Page]:
 def test_a_prompt_becomes_a_video_with_nano(page: Page, tmp_path: Path) -> None:
     page.fill("#prompt", PROMPT)
     page.fill("#field-num_frames", "13")
+    page.fill("#field-num_inference_steps", "200")  # so that previews stay for a while
     page.keyboard.press("Control+Enter")
-    expect(page.locator(".preview")).to_be_visible(timeout=SLOW)
-    expect(page.locator(".preview")).to_have_attribute("data-count", "3")  # (13 - 1) / 6 + 1
+    preview = page.locator(".preview[data-count='3']")  # (13 - 1) / 6 + 1
+    expect(preview).to_be_visible(timeout=SLOW)
     expect(page.locator(".facts")).to_contain_text("Frames13", timeout=SLOW)
     seed = page.locator("#field-seed").input_value()
     expect(page.locator("#log-lines")).to_contain_text(f"seed {seed}")
