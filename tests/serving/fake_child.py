@@ -4,7 +4,7 @@ Words in a prompt: `crash` (dies in the middle), `fail` (an error), `full` (the 
 classifier refuses it), `flagged` (one objects), `slow` (a tenth of a second a step), `real` (a file
 that is a video), a path (after its first step it waits for that file, or to be cancelled). With the
 argument `broken` it does not come up; with `together` it takes jobs in batches, and makes them one
-after the other.
+after the other. The bytes of adapters end up in its videos.
 """
 
 import base64
@@ -37,6 +37,7 @@ PREVIEW = base64.b64encode(b"\x89PNG\r\n\x1a\n not really").decode()
 runs: "queue.Queue[dict[str, Any]]" = queue.Queue()
 cancelled: set[str] = set()
 now: dict[str, str] = {}
+offered: dict[str, bytes] = {}
 
 
 def say(**message: Any) -> None:
@@ -55,9 +56,17 @@ def listen() -> None:
             runs.put(message["run"])
         elif "cancel" in message:
             cancelled.add(message["cancel"])
+        elif "offer" in message:
+            learn(message["offer"]["lora"])
         elif "ask" in message:
             say(answer=answer(message["ask"]))
     os._exit(0)
+
+
+def learn(lora: dict[str, Any]) -> None:
+    source = Path(lora["source"])
+    path = source / "adapter.safetensors" if source.is_dir() else source
+    offered[lora["name"]] = path.read_bytes() if path.exists() else b""
 
 
 def answer(question: dict[str, Any]) -> dict[str, Any]:
@@ -101,6 +110,7 @@ def run(order: dict[str, Any]) -> None:
             return
     real = Path(mochi.__file__).parent / "serving" / "page" / "examples" / "red-circle.mp4"
     content = real.read_bytes() if "real" in words else f"a video of {request['prompt']}".encode()
+    content += b"".join(offered[name] for name, _ in request.get("loras", ()))
     Path(order["path"]).write_bytes(content)
     facts = {"seconds": {"denoise": steps * pause}, "prompt_tokens": 5, "truncated": ""}
     facts["together"] = max(1, len(order["beside"]))
@@ -120,6 +130,9 @@ def main() -> None:
     if "broken" in sys.argv:
         say(broken="weights/dit.safetensors: is cut off")
         return
+    for entry in hello["models"]:
+        for lora in entry["loras"]:
+            learn(lora)
     found = {"card_name": "fake", "licence": "Apache-2.0", "defaults": DEFAULTS}
     found["together_tokens"] = 2_000 if "together" in sys.argv else 0
     say(ready=[{"name": entry["name"], "version": "ab" * 32, **found} for entry in hello["models"]])

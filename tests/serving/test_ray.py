@@ -1,14 +1,17 @@
 """A cluster of two Ray nodes on this machine: replicas die, a node dies, the server dies; no job is
 lost, and none is completed twice by anyone who was not cut off."""
 
+import io
 import random
 import time
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 from tests.serving.chaos import Victim
@@ -19,6 +22,7 @@ from tests.serving.jobs import MODEL, REQUEST, new_job
 
 from mochi.serving.bus import open_bus
 from mochi.serving.configured import model_entries
+from mochi.serving.examples import PAGE
 from mochi.serving.fleet.settings import FleetSetting
 from mochi.serving.offers import Offers
 from mochi.serving.settings import ModelSetting, ServeSettings
@@ -26,10 +30,12 @@ from mochi.serving.store.catalog import Catalog
 from mochi.serving.store.database import Database
 from mochi.serving.store.migrations import upgrade
 from mochi.serving.store.queue import SqlStore
+from mochi.video.reader import read_video
 
 pytestmark = [pytest.mark.long, needs_postgresql]
 LEASE_SECONDS = 3.0
 PATIENCE = 600
+EXAMPLE = PAGE / "examples" / "red-circle.mp4"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -144,22 +150,22 @@ def test_replicas_come_with_the_queue_die_and_go(
             other.close()
 
 
+def on_replicas(head: Node, folder: Path) -> dict[str, Any]:
+    """Settings of a server that has one replica, and no runner of its own."""
+    place = {"address": f"127.0.0.1:{head.port}", "resources": {"CPU": 1}}
+    return {
+        "devices": (),
+        "blobs": str(folder / "blobs"),
+        "lease_seconds": 30.0,
+        "ray": place | {"most": 1, "idle_seconds": 600},
+    }
+
+
 def test_a_server_that_is_killed_finds_its_replica_at_work(
     head: Node, postgresql: Callable[[], str], tmp_path: Path
 ) -> None:
     """With nano: the replica does not notice that its server was away."""
-    settings = {
-        "devices": (),
-        "blobs": str(tmp_path / "blobs"),
-        "lease_seconds": 30.0,
-        "ray": {
-            "address": f"127.0.0.1:{head.port}",
-            "resources": {"CPU": 1},
-            "most": 1,
-            "idle_seconds": 600,
-        },
-    }
-    victim = Victim(tmp_path, postgresql(), **settings)
+    victim = Victim(tmp_path, postgresql(), **on_replicas(head, tmp_path))
     try:
         body = {"input": {"prompt": "a red circle", "num_inference_steps": 200}}
         job = victim.http.post("/v1/predictions", json=body).json()
@@ -182,3 +188,39 @@ def test_a_server_that_is_killed_finds_its_replica_at_work(
     assert until(lambda: not head.replicas(), PATIENCE, 0.2), (
         "a server that stops takes its replicas along"
     )
+
+
+def test_a_replica_wears_what_the_server_has_trained_since(
+    head: Node, postgresql: Callable[[], str], tmp_path: Path
+) -> None:
+    """With nano, from clips to a video, the training too."""
+    clips = io.BytesIO()
+    with zipfile.ZipFile(clips, "w") as packed:
+        packed.write(EXAMPLE, "clip.mp4")
+        packed.writestr("clip.txt", "a red circle")
+    settings = on_replicas(head, tmp_path) | {"training": {}}
+    victim = Victim(tmp_path, postgresql(), **settings)
+    try:
+        http, name = victim.http, "/v1/models/genmoai/mochi-1"
+
+        def frames(**given: Any) -> np.ndarray:
+            body = {"input": {"prompt": "a red circle", "seed": 1, "num_frames": 7, **given}}
+            look = http.post("/v1/predictions", json=body).json()["urls"]["get"]
+            job = until(lambda: (it := http.get(look).json())["completed_at"] and it, PATIENCE, 0.2)
+            assert job["status"] == "succeeded", job
+            (tmp_path / "video.mp4").write_bytes(http.get(job["output"]).content)
+            return read_video(tmp_path / "video.mp4")
+
+        bare = frames()
+        version = http.get(name).json()["latest_version"]["id"]
+        file = http.post("/v1/files", files={"content": ("clips.zip", clips.getvalue())}).json()
+        given = {"clips": file["id"], "steps": 8, "frames": 7, "lr": 0.01, "rank": 4}
+        body = {"destination": "me/style", "input": given}
+        made = http.post(f"{name}/versions/{version}/trainings", json=body).json()
+        look = f"/v1/trainings/{made['id']}"
+        done = until(lambda: (it := http.get(look).json())["completed_at"] and it, PATIENCE, 0.2)
+        assert done["status"] == "succeeded", done
+        assert not np.array_equal(frames(loras=["style"]), bare)
+        assert np.array_equal(frames(loras=["style:0"]), bare)
+    finally:
+        victim.close()

@@ -8,18 +8,22 @@ import stat
 import sys
 import tomllib
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.serving.conftest import needs_postgresql
 from tests.serving.harness import Running, running, until
 
 from mochi.core.errors import OutputError
+from mochi.serving.blobs import FolderBlobs
 from mochi.serving.jobs import new_id
 from mochi.serving.trainings.archive import ArchiveError, Limits, unpack
 from mochi.serving.trainings.book import Book, Training
+from mochi.serving.trainings.shared import Shared
 from mochi.serving.trainings.trainers import config_text, last_step
 
 MODEL = "genmoai/mochi-1"
@@ -235,6 +239,113 @@ class TestArchive:
                 continue
             found = [it.relative_to(folder / f"out{number}") for it in folder.rglob("out*/**/*")]
             assert all(".." not in it.parts for it in found)
+
+
+@pytest.fixture
+def several(postgresql: Callable[[], str], tmp_path: Path) -> dict[str, Any]:
+    """Settings of servers on one database."""
+    return {"database": postgresql(), "blobs": str(tmp_path / "blobs"), "training": {}}
+
+
+@needs_postgresql
+@pytest.mark.usefixtures("fake")
+class TestSeveralServers:
+    def test_all_offer_and_run_what_one_has_trained(
+        self, several: dict[str, Any], tmp_path: Path
+    ) -> None:
+        with (
+            running(tmp_path / "worker", **several) as worker,
+            running(tmp_path / "trainer", devices=(), **several) as trainer,
+        ):
+            made = order(trainer, archive("a.mp4", "a.txt")).json()
+            assert ended(trainer, made["id"])["status"] == "succeeded"
+            asked = trainer.create(loras=["style"])  # known at once where it was trained
+            done = trainer.ended(asked["id"])
+            assert done["status"] == "succeeded", done
+            assert trainer.http.get(done["output"]).content.endswith(b"circle moves leftadapter")
+            until(lambda: "style" in worker.services.offers.entries[MODEL].lora_scales)
+            worker.services.workers[0].runner.close()  # it is told again
+            done = worker.ended(worker.create(loras=["style"])["id"])
+            assert worker.http.get(done["output"]).content.endswith(b"adapter")
+            assert "already" in order(worker, archive("a.mp4")).json()["detail"]
+        with running(tmp_path / "third", **several) as third:
+            done = third.ended(third.create(loras=["style"])["id"])
+            assert third.http.get(done["output"]).content.endswith(b"adapter")
+
+    def test_what_a_server_trained_when_it_was_alone(
+        self, several: dict[str, Any], tmp_path: Path
+    ) -> None:
+        with running(tmp_path / "data", training={}) as alone:
+            made = order(alone, archive("a.mp4")).json()
+            assert ended(alone, made["id"])["status"] == "succeeded"
+        with running(tmp_path / "data", **several) as moved:
+            done = moved.ended(moved.create(loras=["style"])["id"])
+            assert moved.http.get(done["output"]).content.endswith(b"adapter")
+
+    def test_two_of_one_name_and_one_that_is_gone(
+        self, several: dict[str, Any], tmp_path: Path
+    ) -> None:
+        with running(tmp_path / "data", **several) as place:
+            shared = place.services.shared
+            assert shared is not None
+            held = order(place, archive("a.mp4", "wait.txt")).json()
+            until(lambda: place.http.get(f"/v1/trainings/{held['id']}").json()["step"] == 1)
+            book = Book(tmp_path / "other")
+            quicker = Training(
+                id=new_id(), account="a", model=MODEL, version="v", destination="b/style", input={}
+            )
+            book.add(quicker, lambda path: path.touch())
+            book.adapter(quicker).mkdir(parents=True)
+            (book.adapter(quicker) / "adapter.safetensors").write_bytes(b"the other one")
+            shared.share(book, quicker)
+            shared.share(book, quicker)  # again: nothing happens
+            (tmp_path / "data" / "trainings" / held["id"] / "run" / "go").touch()
+            late = ended(place, held["id"])
+            assert (late["status"], late["error"]) == (
+                "failed",
+                "destination='style' is another adapter's by now",
+            )
+            assert place.services.blobs.size(held["id"]) is None
+            until(lambda: "style" in place.services.offers.entries[MODEL].lora_scales)
+            shared.withdraw(quicker)
+            gone = place.ended(place.create(loras=["style"])["id"])
+            assert gone["error"] == "[bad_weights] the adapter style is not there any more"
+
+    def test_a_store_that_refuses_is_tried_again(
+        self, several: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        refused: list[str] = []
+
+        def refuse_once(place: FolderBlobs, key: str, path: Path) -> None:
+            if not refused and path.suffix == ".adapter":
+                refused.append(key)
+                raise OutputError("output cannot be stored: the disk is full")
+            put(place, key, path)
+
+        put = FolderBlobs.put
+        monkeypatch.setattr(FolderBlobs, "put", refuse_once)
+        with running(tmp_path / "data", **several) as place:
+            made = order(place, archive("a.mp4")).json()
+            assert ended(place, made["id"])["status"] == "succeeded"
+            assert refused == [made["id"]]
+            assert place.ended(place.create(loras=["style"])["id"])["status"] == "succeeded"
+
+    def test_cancelled_at_the_last_moment_it_is_not_offered(
+        self, several: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def share(shared: Shared, book: Book, training: Training) -> None:
+            real(shared, book, training)
+            book.end(training.id, "canceled")
+
+        real = Shared.share
+        monkeypatch.setattr(Shared, "share", share)
+        with running(tmp_path / "data", **several) as place:
+            made = order(place, archive("a.mp4")).json()
+            assert ended(place, made["id"])["status"] == "canceled"
+            shared = place.services.shared
+            assert shared is not None
+            until(lambda: not shared.all())
+            assert place.services.blobs.size(made["id"]) is None
 
 
 def test_the_config_is_one_that_finetune_reads() -> None:

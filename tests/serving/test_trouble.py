@@ -56,7 +56,8 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             assert answer.headers["retry-after"]
             assert server.get(job_id)["status"] in ("starting", "processing")
             assert "No space left" in server.get(job_id)["logs"]
-        assert server.ended(job_id)["status"] == "succeeded"
+        done = server.ended(job_id)
+        assert done["status"] == "succeeded", done
         until(lambda: server.http.get("/v1/server").json()["trouble"] is None)
         assert readiness(server)[0] == 200
         assert len(server.services.blobs.keys()) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from mochi.serving.settings import ClassifierSetting, ServeSettings
 from mochi.serving.shelf import Shelf
 from mochi.serving.store.database import Database
 from mochi.serving.store.queue import SqlStore
+from mochi.serving.trainings.opening import open_shared
 
 
 def model_entries(settings: ServeSettings) -> tuple[ModelEntry, ...]:
@@ -47,9 +49,10 @@ def make_shelf(
     on_end: Callable[[Job], None] = lambda job: None,
 ) -> Shelf:
     """What workers work with, on a server and in a replica; raises as `open_signer`."""
-    return Shelf(
+    blobs = open_blobs(settings.blobs or settings.data / "blobs")
+    shelf = Shelf(
         SqlStore(database),
-        open_blobs(settings.blobs or settings.data / "blobs"),
+        blobs,
         bus,
         work,
         owner,
@@ -63,6 +66,8 @@ def make_shelf(
         on_flag=on_flag,
         sign=open_signer(settings, work),
     )
+    shared = open_shared(database, blobs, work)
+    return shelf if shared is None else replace(shelf, bring=shared.bring)
 
 
 def open_signer(settings: ServeSettings, work: Path) -> Callable[[Path, str], None]:

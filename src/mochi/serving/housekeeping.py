@@ -74,6 +74,7 @@ class Housekeeper:
 def sweep(services: Services) -> None:
     """Let jobs of the dead wait again, end what is late."""
     services.tokens.any()  # `mochi token` is another process
+    services.offer_shared()
     for worker in services.workers:
         worker.hold()
     swept = services.store.sweep(services.settings.max_attempts)

@@ -71,9 +71,11 @@ class Offers:
         return MappingProxyType(self._entries)
 
     def add_lora(self, model: str, lora: LoraEntry) -> None:
-        """Offer one more adapter for a model."""
+        """Offer one more adapter for a model, once."""
         with self._lock:
             entry = self._entries[model]
+            if lora.name in entry.lora_scales:
+                return
             changed = replace(entry, loras=(*entry.loras, lora))
             self._entries[model] = changed
             if model in self._known:

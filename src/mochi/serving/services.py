@@ -30,7 +30,7 @@ from mochi.serving.metrics import Metrics
 from mochi.serving.offers import Offers
 from mochi.serving.opening import make_folder, open_database
 from mochi.serving.runner.process import ProcessRunner
-from mochi.serving.runner.protocol import ModelEntry, Runner
+from mochi.serving.runner.protocol import LoraEntry, ModelEntry, Runner
 from mochi.serving.safety import Safety
 from mochi.serving.settings import ServeSettings
 from mochi.serving.shelf import Shelf, take_up
@@ -44,7 +44,15 @@ from mochi.serving.store.runtimes import Runtimes
 from mochi.serving.store.tokens import Tokens
 from mochi.serving.store.usage import Usage
 from mochi.serving.trainings.book import Book, Training
-from mochi.serving.trainings.opening import lora_entry, open_book, open_trainers, with_trained
+from mochi.serving.trainings.opening import (
+    lora_entry,
+    open_book,
+    open_shared,
+    open_trainers,
+    share_all,
+    with_trained,
+)
+from mochi.serving.trainings.shared import Shared
 from mochi.serving.trainings.trainers import Trainers
 from mochi.serving.webhooks import Courier, Policy, Resolver, resolve
 from mochi.serving.worker import Worker
@@ -87,6 +95,7 @@ class Services:
     stopping: threading.Event = field(default_factory=threading.Event)
     uploads: set[str] = field(default_factory=set)
     errands: Errands = field(default_factory=Errands)
+    shared: Shared | None = None
     trainers: Trainers | None = None
     fleet: Fleet | None = None
 
@@ -122,11 +131,19 @@ class Services:
     def offer_trained(self, training: Training) -> None:
         """An adapter that was just trained, to everyone who may use its model."""
         assert self.trainers is not None
+        if self.shared is not None:
+            self.offer_shared()
+            return
         lora = lora_entry(self.trainers.book, training)
         for worker in self.workers:  # first: whoever is told of it may ask for it at once
-            if isinstance(worker.runner, ProcessRunner):
-                worker.runner.offer(training.model, lora)
+            worker.runner.offer(training.model, lora)
         self.offers.add_lora(training.model, lora)
+
+    def offer_shared(self) -> None:
+        """Adapters that were trained on any server of this database; runners fetch them."""
+        for name, found in self.shared.all().items() if self.shared is not None else ():
+            if found.model in self.offers.names:
+                self.offers.add_lora(found.model, LoraEntry(name, source=found.key))
 
     def remove(self, job: Job) -> bool:
         """Remove an ended job and every copy of what it made; False: it has not ended."""
@@ -195,7 +212,9 @@ def _open(
     runtimes, outbox, audit = Runtimes(database), Outbox(database), Audit(database)
     work, gone = made.new_work(settings.data / "work")
     book = open_book(settings, database.clock)
-    entries = with_trained(model_entries(settings), book)
+    entries = model_entries(settings)
+    if not database.is_postgresql:
+        entries = with_trained(entries, book)
     offers = Offers(entries, Catalog(database))
     bus = open_bus(database.unflushed())  # progress that is lost comes with the next step
     metrics = Metrics()
@@ -244,8 +263,12 @@ def _open(
 
 def _joined(services: Services, book: Book | None) -> Services:
     """With those parts that need the others."""
+    services.shared = open_shared(services.database, services.blobs, services.work)
+    if services.shared is not None and book is not None:
+        share_all(services.shared, book)
+    services.offer_shared()
     services.trainers = open_trainers(
-        services.settings, book, services.offers.entries, services.offer_trained
+        services.settings, book, services.offers.entries, services.offer_trained, services.shared
     )
     services.tokens.any()
     services.metrics.watch(services)

@@ -35,6 +35,7 @@ class Shelf:
         price_per_hour: of a device, or None.
         together: jobs that may be made in one batch, where that is faster.
         max_attempts: how often a job may lose its runner.
+        bring: tells a runner of adapters that a job asks for and it does not know.
         on_ready, on_end: told when a runner has come up, and when a run has ended.
         on_flag: told what classifiers found in a run that went on all the same.
         sign: puts a statement of where it comes from into a finished video, once.
@@ -50,6 +51,7 @@ class Shelf:
     price_per_hour: float | None = None
     together: int = 1
     max_attempts: int = 3
+    bring: Callable[[Runner, Job], None] = lambda runner, job: None
     on_ready: Callable[[Runner], None] = lambda runner: None
     on_end: Callable[[Job], None] = lambda job: None
     on_flag: Callable[[Job, Mapping[str, Any]], None] = lambda job, verdict: None

@@ -173,6 +173,7 @@ class _Run:
         self._report.start()
         log.info("job_started", id=job.id, account=job.account, attempt=job.attempts)
         try:
+            self._shelf.bring(self._runner, job)
             facts = self._runner.run(
                 job.id, job.model, job.request, self._path, self._report.hear, self._beside
             )

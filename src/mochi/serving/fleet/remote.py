@@ -16,6 +16,7 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 from mochi.serving.runner.protocol import (
     Description,
     Listen,
+    LoraEntry,
     RunFailedError,
     RunnerDiedError,
     RunnerState,
@@ -69,6 +70,13 @@ class RemoteRunner:
 
     def cancel(self, job_id: str) -> None:
         """It learns of a cancellation by its lease."""
+
+    def has_lora(self, model: str, name: str) -> bool:
+        """Always: a replica finds them by itself."""
+        return True
+
+    def offer(self, model: str, lora: LoraEntry) -> None:
+        """A replica finds them by itself."""
 
     def ask(self, kind: str, timeout: float = 10.0, **question: Any) -> Mapping[str, Any]:
         """A question beside a run; see `Runner`."""

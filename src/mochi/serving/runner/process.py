@@ -140,6 +140,10 @@ class ProcessRunner:
             child.known[key] = answer
         return answer
 
+    def has_lora(self, model: str, name: str) -> bool:
+        """Whether it was told of this adapter of a model."""
+        return any(entry.name == model and name in entry.lora_scales for entry in self._models)
+
     def offer(self, model: str, lora: LoraEntry) -> None:
         """One more adapter, now and after the child's death."""
         self._models = [

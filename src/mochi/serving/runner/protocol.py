@@ -160,6 +160,12 @@ class Runner(Protocol):
     def cancel(self, job_id: str) -> None:
         """Stop the run of this job within a step, if it is on."""
 
+    def has_lora(self, model: str, name: str) -> bool:
+        """Whether it was told of this adapter of a model."""
+
+    def offer(self, model: str, lora: LoraEntry) -> None:
+        """One more adapter, now and after a restart."""
+
     def ask(self, kind: str, timeout: float = 10.0, **question: Any) -> Mapping[str, Any]:
         """A question that can be answered beside a run: `tokens` or `memory`.
 

@@ -191,3 +191,12 @@ audit = Table(
     Index("audit_by_time", "at"),
     sqlite_autoincrement=True,
 )
+
+adapters = Table(
+    "adapters",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("model", String(128), nullable=False),
+    Column("key", String(26), nullable=False),
+    Column("created_at", Double, nullable=False),
+)

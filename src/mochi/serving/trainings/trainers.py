@@ -22,6 +22,7 @@ from mochi.core.errors import MochiError, OutputError
 from mochi.serving.runner.protocol import ModelEntry
 from mochi.serving.trainings.archive import ArchiveError, Limits, unpack
 from mochi.serving.trainings.book import Book, Training
+from mochi.serving.trainings.shared import Shared
 
 log = structlog.get_logger()
 COMMAND = (sys.executable, "-m", "mochi")
@@ -48,6 +49,7 @@ class Trainers:
         device: where trainings run.
         limits: of archives.
         on_done: told about each adapter that is ready.
+        shared: where other servers find adapters, if there may be any.
     """
 
     def __init__(
@@ -57,9 +59,10 @@ class Trainers:
         device: str,
         limits: Limits,
         on_done: Callable[[Training], None],
+        shared: Shared | None,
     ):
         self.book, self._entries, self._device = book, entries, device
-        self._limits, self._on_done = limits, on_done
+        self._limits, self._on_done, self._shared = limits, on_done, shared
         self._stopping, self._wake = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._loop, name="trainings")
 
@@ -107,6 +110,8 @@ class Trainers:
             self._unpack(training)
             self._prepare(training)
             self._finetune(training)
+            if self._shared is not None:
+                self._shared.share(self.book, training)
         except DiedError as error:
             self.book.say(training.id, str(error))
             if attempts >= _MOST_ATTEMPTS:
@@ -121,6 +126,8 @@ class Trainers:
         if done is not None:
             self._on_done(done)
             log.info("training_done", id=training.id)
+        elif self._shared is not None:  # cancelled at the last moment
+            self._shared.withdraw(training)
 
     def _unpack(self, training: Training) -> None:
         folder = self.book.folder(training.id)
