@@ -53,6 +53,7 @@ def listen() -> None:
     for line in sys.stdin:
         message = json.loads(line)
         if "run" in message:
+            cancelled.discard(message["run"]["id"])  # that was an earlier attempt
             runs.put(message["run"])
         elif "cancel" in message:
             cancelled.add(message["cancel"])
