@@ -26,6 +26,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_configure() -> None:
+    if not _cuda():  # Triton looks at it once, when it is imported, by whomever
+        os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with `SPEC.md`, `goldens/` and `t5_tokenizer/`: MOCHI_SHARED, else ../shared."""
@@ -78,7 +83,7 @@ def _no_excuse(report: pytest.TestReport | pytest.CollectReport) -> None:
 
 
 def _cuda() -> bool:
-    import torch  # only where a test asks for it
+    import torch
 
     return torch.cuda.is_available()
 

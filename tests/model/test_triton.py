@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 from tests.model.golden import prompt_mask, relative
@@ -15,8 +13,6 @@ from mochi.model.kernels import Heads, PlainKernels
 from mochi.model.rope import Rotary, RotaryTables, positions
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-if DEVICE == "cpu":
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # before the kernels are defined
 pytest.importorskip("triton", reason="Triton is not here: pip install triton")
 
 from mochi.model.triton_kernels import TritonKernels  # noqa: E402
