@@ -35,6 +35,7 @@ _TRACED_FRAMES, _TRACED_PIXELS = 13, 2**19
 """How much of a video's encoding is traced: two pieces at least, and more of small frames, which go
 many at a time."""
 
+_MOST_HOLES = 64 * 2**20
 _BEYOND_ANY_MACHINE = 2**44
 """16 TiB: a size whose input alone is this large is not traced."""
 
@@ -86,9 +87,17 @@ def inside_convolutions(
     config: DecoderConfig | EncoderConfig, dtype: torch.dtype, traced: int, device: str
 ) -> int:
     """What the kernels of a VAE take inside themselves: as others, and on a CPU the largest weight
-    in an order of their own, one and a half times (measured at 256 and 768 channels)."""
+    in an order of their own, one and a half times (measured at 256 and 768 channels).
+
+    There, too, what waits and what passes leave holes in the heap between them, more or fewer from
+    run to run: up to two thirds of what is alive in a small video, up to 160 MiB in a larger one
+    (docs/log.md). Half of it, and at most 64 MiB, is counted.
+    """
+    inside = inside_kernels(traced, device)
+    if device != "cpu":
+        return inside
     largest = 27 * max(config.channels) ** 2 * dtype.itemsize
-    return inside_kernels(traced, device) + (3 * largest // 2 if device == "cpu" else 0)
+    return inside + 3 * largest // 2 + min(traced // 2, _MOST_HOLES)
 
 
 def table_bytes(config: DiTConfig, dtype: torch.dtype, steps: int, prompts: Prompts) -> int:
