@@ -21,6 +21,8 @@ from tests.serving.harness import Running, running, until
 from mochi.core.errors import OutputError
 from mochi.serving.blobs import FolderBlobs
 from mochi.serving.jobs import new_id
+from mochi.serving.store.adapters import Adapters, SharedAdapter
+from mochi.serving.store.database import DatabaseError
 from mochi.serving.trainings.archive import ArchiveError, Limits, unpack
 from mochi.serving.trainings.book import Book, Training
 from mochi.serving.trainings.shared import Shared
@@ -311,19 +313,29 @@ class TestSeveralServers:
             gone = place.ended(place.create(loras=["style"])["id"])
             assert gone["error"] == "[bad_weights] the adapter style is not there any more"
 
+    @pytest.mark.parametrize("what", ["blobs", "database"])
     def test_a_store_that_refuses_is_tried_again(
-        self, several: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, several: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
     ) -> None:
         refused: list[str] = []
 
-        def refuse_once(place: FolderBlobs, key: str, path: Path) -> None:
+        def put_later(place: FolderBlobs, key: str, path: Path) -> None:
             if not refused and path.suffix == ".adapter":
                 refused.append(key)
                 raise OutputError("output cannot be stored: the disk is full")
             put(place, key, path)
 
-        put = FolderBlobs.put
-        monkeypatch.setattr(FolderBlobs, "put", refuse_once)
+        def add_later(place: Adapters, new: SharedAdapter) -> bool:
+            if not refused:
+                refused.append(new.key)
+                raise DatabaseError("the database does not answer")
+            return add(place, new)
+
+        put, add = FolderBlobs.put, Adapters.add
+        if what == "blobs":
+            monkeypatch.setattr(FolderBlobs, "put", put_later)
+        else:
+            monkeypatch.setattr(Adapters, "add", add_later)
         with running(tmp_path / "data", **several) as place:
             made = order(place, archive("a.mp4")).json()
             assert ended(place, made["id"])["status"] == "succeeded"

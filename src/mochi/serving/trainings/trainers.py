@@ -20,6 +20,7 @@ import structlog
 
 from mochi.core.errors import MochiError, OutputError
 from mochi.serving.runner.protocol import ModelEntry
+from mochi.serving.store.database import DatabaseError
 from mochi.serving.trainings.archive import ArchiveError, Limits, unpack
 from mochi.serving.trainings.book import Book, Training
 from mochi.serving.trainings.shared import Shared
@@ -93,7 +94,7 @@ class Trainers:
                 self._train(waiting[0])
             except StoppedError:
                 continue
-            except (OutputError, OSError) as error:
+            except (OutputError, DatabaseError, OSError) as error:
                 log.warning("training_waits", id=waiting[0].id, reason=str(error))
                 self._stopping.wait(10 * _LOOK_SECONDS)
             except Exception:
@@ -118,7 +119,7 @@ class Trainers:
                 self.book.end(training.id, "failed", error=f"{error}, {attempts} times")
             return
         except MochiError as error:
-            if isinstance(error, OutputError):
+            if isinstance(error, (OutputError, DatabaseError)):
                 raise
             self.book.end(training.id, "failed", error=str(error))
             return
