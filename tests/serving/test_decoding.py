@@ -2,6 +2,7 @@
 
 import random
 import struct
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -130,3 +131,20 @@ def test_what_the_child_may_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 def test_a_child_that_does_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "_WALL_SECONDS", 1)
     child(tmp_path, monkeypatch, "import time; time.sleep(60)")
+
+
+def test_large_libraries_do_not_count(tmp_path: Path) -> None:
+    """A build of torch for CUDA maps gigabytes of code before a frame is read."""
+    library = tmp_path / "library.so"
+    with library.open("wb") as file:
+        file.truncate(decoding.MEMORY_BYTES + 2**30)  # takes no room on the disk
+    lines = (
+        "import mmap, sys",
+        "from mochi.serving.decoding import limit_this_process",
+        "limit_this_process()",
+        "library = open(sys.argv[1], 'rb')",
+        "mmap.mmap(library.fileno(), 0, access=mmap.ACCESS_READ)",
+    )
+    command = [sys.executable, "-c", "\n".join(lines), str(library)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr

@@ -50,7 +50,7 @@ def decode_apart(variant: str, video: Path, made: Path) -> None:
 def limit_this_process() -> None:
     """Take away from this process what a hostile video could use."""
     for what, most in (
-        (resource.RLIMIT_AS, MEMORY_BYTES),
+        (resource.RLIMIT_DATA, MEMORY_BYTES),  # not RLIMIT_AS: CUDA is gigabytes of libraries
         (resource.RLIMIT_CPU, CPU_SECONDS),
         (resource.RLIMIT_FSIZE, _WRITTEN_BYTES),
         (resource.RLIMIT_NOFILE, _OPEN_FILES),
