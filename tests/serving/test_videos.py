@@ -72,6 +72,22 @@ def test_deleting_a_running_one_cancels_it(server: Running) -> None:
     assert server.http.get(f"/v1/videos/{made['id']}").status_code == 404
 
 
+def test_one_that_ends_while_it_is_deleted_is_gone_too(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = server.http.post("/v1/videos", json={"prompt": HELD}).json()
+    store = server.services.store
+    cancel = store.cancel
+
+    def too_late(job_id: str, account: str | None = None) -> bool:
+        cancel(job_id, account)
+        return False  # it had ended by then
+
+    monkeypatch.setattr(store, "cancel", too_late)
+    assert server.http.delete(f"/v1/videos/{made['id']}").json()["deleted"]
+    assert server.http.get(f"/v1/videos/{made['id']}").status_code == 404
+
+
 def test_a_cancelled_one_has_failed(server: Running) -> None:
     made = create(server, HELD)
     server.http.post(f"/v1/predictions/{made['id']}/cancel")

@@ -107,11 +107,10 @@ async def get(job_id: str, parts: Parts, who: Reader) -> Any:
 @router.delete("/v1/videos/{job_id}", response_model=VideoDeleted, responses=video_problems(404))
 def delete(job_id: str, parts: Parts, who: Maker) -> Any:
     """Remove a video; one that waits or runs is cancelled first."""
-    job = _find(parts, job_id, who)
+    _find(parts, job_id, who)
     if parts.store.cancel(job_id, who.account):
-        job = _find(parts, job_id, who)
         parts.bus.ring(JOBS)
-    parts.remove(job)
+    parts.remove(_find(parts, job_id, who))  # it may have ended by itself since the first look
     parts.audit.add(who.account, "deleted", job_id)
     parts.bus.ring(job_id)
     return {"id": job_id, "object": "video.deleted", "deleted": True}
